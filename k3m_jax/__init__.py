@@ -1,0 +1,1 @@
+"""K3M in JAX: pretraining of product representations from pictures, titles and knowledge triples."""

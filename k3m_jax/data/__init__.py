@@ -1,0 +1,1 @@
+"""Shards of products in, batches of arrays out. Nothing here imports jax."""

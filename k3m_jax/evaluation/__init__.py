@@ -1,0 +1,1 @@
+"""Held-out metrics and the floors that they are read against."""

@@ -1,0 +1,1 @@
+"""Array-to-array losses: each returns (weighted sum, weight), divided once by its caller."""

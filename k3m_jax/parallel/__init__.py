@@ -1,0 +1,1 @@
+"""Devices: the mesh, the table of logical-axis rules, the shardings made from them."""

@@ -1,0 +1,2 @@
+class UserError(Exception):
+    """A mistake that the user can mend; its message is one line that says where and how."""

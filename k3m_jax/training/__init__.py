@@ -1,0 +1,1 @@
+"""State, step, loop, checkpoints and metrics of a run."""
