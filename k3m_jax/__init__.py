@@ -1,1 +1,1 @@
-"""K3M in JAX: pretraining of product representations from pictures, titles and knowledge triples."""
+"""K3M in JAX: pretrained product representations from pictures, titles and triples."""

@@ -1,2 +1,376 @@
+"""The one schema of everything configurable.
+
+A configuration file returns `default_config()` with a few keys changed; `Settings.from_config`
+turns it into the frozen dataclasses below and refuses what the schema does not know or what
+contradicts itself, by the key's name. A size of 0 means "as the data set says"; `Settings.resolved`
+fills it in.
+"""
+
+import dataclasses
+import difflib
+import math
+import typing
+from typing import Any, Literal, Self
+
+import ml_collections
+
+
 class UserError(Exception):
     """A mistake that the user can mend; its message is one line that says where and how."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where products come from."""
+
+    sources: tuple[str, ...] = ()  # folders written by launch.build_shards, local or remote
+    weights: tuple[float, ...] = ()  # share of each source in training; () is by number of products
+    train_split: str = "train"
+    valid_split: str = "valid"
+    tokenizer: str = ""  # a Hugging Face tokenizer folder; "" is the one kept with the first source
+    workers: int = 0  # worker processes that prepare batches; 0 is threads of this process
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """Sizes that an example is padded or cut to."""
+
+    title: int = 36  # T, [CLS] and [SEP] included
+    knowledge: int = 128  # K, [CLS] and [SEP] included
+    triples: int = 24  # X
+    candidate: int = 24  # L, tokens of one "property value" text, [CLS] and [SEP] included
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """What a picture is cut into."""
+
+    front_end: Literal["patches", "regions"] = "patches"
+    regions: int = 36  # N = R - 1, the global region not counted; for patches a square number
+    patch_size: int = 32  # pixels; the picture is sqrt(regions) * patch_size on each side
+    feature_dim: int = 2048  # width of a detector's region feature (patches: patch_size² · 3)
+    classes: int = 0  # of the detector or of the visual codebook
+    top_classes: int = 8  # most probable classes kept of each region's distribution
+
+    @property
+    def input_dim(self) -> int:
+        """F: numbers per region as they enter the image encoder."""
+        return self.patch_size**2 * 3 if self.front_end == "patches" else self.feature_dim
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the picture."""
+        return math.isqrt(self.regions)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Sizes of a stack of Transformer layers."""
+
+    layers: int
+    width: int
+    heads: int
+    mlp: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Interactor:
+    """Sizes of the co-attention blocks between two streams."""
+
+    blocks: int = 6
+    width: int = 1024
+    heads: int = 8
+    image_mlp: int = 1024
+    text_mlp: int = 3072
+
+
+@dataclasses.dataclass(frozen=True)
+class Fusion:
+    """Initial-interactive feature fusion."""
+
+    mode: Literal["mean", "soft", "hard", "interactive"] = "hard"
+    temperature_start: float = 1.0  # of the Gumbel-softmax of `hard`, falling geometrically …
+    temperature_end: float = 0.5  # … to this at the last step
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """Structure aggregation over an item's triples."""
+
+    heads: int = 8
+    activation: Literal["before", "after"] = "before"  # LeakyReLU before or after w_2
+    residual: Literal["linear", "identity"] = "linear"  # W_3 c or c
+    combine: Literal["mean", "concat"] = "mean"  # heads averaged, or concatenated and projected
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Sizes and modes of K3M."""
+
+    text: Encoder = Encoder(layers=12, width=768, heads=12, mlp=3072)
+    image: Encoder = Encoder(layers=6, width=1024, heads=8, mlp=1024)
+    interactor: Interactor = Interactor()
+    fusion: Fusion = Fusion()
+    structure: Structure = Structure()
+    vocabulary: int = 0  # V, the tokenizer's
+    positions: int = 512  # rows of the text encoder's position table
+    dropout: float = 0.1
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of activations; parameters are float32
+    remat: bool = False  # recompute each layer in the backward pass: less memory, about 1/3 slower
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedLanguage:
+    """MLM: masked language modelling of the title."""
+
+    weight: float = 1.0
+    rate: float = 0.15
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedObject:
+    """MOM: masked object modelling."""
+
+    weight: float = 1.0
+    rate: float = 0.15
+    variant: Literal["kl", "regression", "nce"] = "kl"
+
+
+@dataclasses.dataclass(frozen=True)
+class LinkPrediction:
+    """LPM: link prediction of a hidden triple."""
+
+    weight: float = 1.0
+    margin: float = 1.0  # γ
+    norm: Literal["l1", "l2"] = "l2"
+    negative_values: int = 4  # N: other values of the asked property, from the table of values
+    negative_items: int = 1  # O: other products of the item's group of rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Objectives:
+    """The three pretraining tasks; the total is their weighted sum."""
+
+    mlm: MaskedLanguage = MaskedLanguage()
+    mom: MaskedObject = MaskedObject()
+    lpm: LinkPrediction = LinkPrediction()
+    # Rows among which an item finds other products as negatives (LPM, NCE). Groups are contiguous
+    # and never straddle devices, hosts or micro-batches, so none of those changes the loss.
+    group: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """AdamW with linear warm-up and linear decay to 0."""
+
+    learning_rate: float = 1e-4
+    warmup: float = 0.1  # share of the steps
+    b1: float = 0.9
+    b2: float = 0.98
+    eps: float = 1e-8
+    weight_decay: float = 0.01  # not on biases and LayerNorm
+    clip_norm: float = 1.0  # of the global gradient; 0 is no clipping
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Length and rhythm of a run; all counts are in steps."""
+
+    steps: int = 100_000
+    batch: int = 256  # B, of all devices together
+    accumulation: int = 1  # micro-batches per step
+    log_every: int = 10
+    eval_every: int = 2_000  # held-out evaluation; 0 is at the end only
+    checkpoint_every: int = 1_000
+    keep: int = 3  # most recent checkpoints kept, besides the best
+    profile_start: int = 0  # first step of the profiler's window …
+    profile_steps: int = 0  # … and its length; 0 is none
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Held-out evaluation."""
+
+    batch: int = 256
+    items: int = 0  # products evaluated, from the start of the split; 0 is all
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Devices per axis; one axis may be -1: all that the others leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Debug:
+    """Switches for finding a fault on one host."""
+
+    nans: bool = False  # stop at the operation that first makes a NaN
+    deterministic: bool = False  # deterministic kernels on a GPU
+    memory_fraction: float = 0.0  # of the GPU's memory that jax may take; 0 is jax's default
+    disable_jit: bool = False  # run operation by operation, for a debugger
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that a run is configured by."""
+
+    seed: int = 0
+    data: Data = Data()
+    lengths: Lengths = Lengths()
+    image: Image = Image()
+    model: Model = Model()
+    objectives: Objectives = Objectives()
+    optimizer: Optimizer = Optimizer()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    mesh: Mesh = Mesh()
+    debug: Debug = Debug()
+
+    @classmethod
+    def from_config(cls, config: ml_collections.ConfigDict | dict[str, Any]) -> Self:
+        """Parses a configuration.
+
+        Raises:
+          UserError: an unknown key, a value of the wrong type, or keys that contradict each other.
+        """
+        if isinstance(config, ml_collections.ConfigDict):
+            config = config.to_dict()
+        settings = _parse(cls, config, "")
+        settings.check()
+        return settings
+
+    def to_config(self) -> ml_collections.ConfigDict:
+        """The same as a mutable ConfigDict, what a configuration file starts from."""
+        return ml_collections.ConfigDict(dataclasses.asdict(self))
+
+    def resolved(self, *, vocabulary: int, classes: int) -> Self:
+        """With the sizes that only the data set knows; raises UserError where they contradict."""
+        if self.model.vocabulary not in (0, vocabulary):
+            raise UserError(
+                f"model.vocabulary is {self.model.vocabulary}, but the tokenizer has {vocabulary} "
+                "tokens: leave model.vocabulary at 0"
+            )
+        if self.image.classes not in (0, classes):
+            raise UserError(
+                f"image.classes is {self.image.classes}, but the data set has {classes} classes: "
+                "leave image.classes at 0"
+            )
+        settings = dataclasses.replace(
+            self,
+            model=dataclasses.replace(self.model, vocabulary=vocabulary),
+            image=dataclasses.replace(self.image, classes=classes),
+        )
+        settings.check()
+        return settings
+
+    def check(self) -> None:
+        """Raises UserError for the first contradiction, named by its keys."""
+        _check(self)
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """The defaults: the `paper` preset at the paper's size."""
+    return Settings().to_config()
+
+
+def _parse(kind: type, value: Any, key: str) -> Any:
+    """`value` as `kind`, recursively; `key` is its dotted name."""
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise UserError(f"{key}: a group of settings is expected, not {value!r}")
+        fields = typing.get_type_hints(kind)
+        for name in value:
+            if name not in fields:
+                close = difflib.get_close_matches(name, fields, 1)
+                hint = f"; did you mean {_join(key, close[0])}?" if close else ""
+                raise UserError(f"unknown setting {_join(key, name)}{hint}")
+        return kind(**{n: _parse(fields[n], v, _join(key, n)) for n, v in value.items()})
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise UserError(f"{key}: a tuple is expected, not {value!r}")
+        return tuple(
+            _parse(typing.get_args(kind)[0], v, f"{key}[{i}]") for i, v in enumerate(value)
+        )
+    if origin is Literal:
+        if value not in typing.get_args(kind):
+            allowed = ", ".join(map(repr, typing.get_args(kind)))
+            raise UserError(f"{key}: {value!r} is not one of {allowed}")
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{key}: {kind.__name__} is expected, not {value!r}")
+    return value
+
+
+def _join(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
+
+
+def _check(s: Settings) -> None:
+    """The contradictions that the types alone allow."""
+    for name, stack in (
+        ("model.text", s.model.text),
+        ("model.image", s.model.image),
+        ("model.interactor", s.model.interactor),
+    ):
+        if stack.width % stack.heads:
+            raise UserError(
+                f"{name}.heads: {stack.heads} heads do not divide {name}.width {stack.width}"
+            )
+    if s.image.front_end == "patches" and s.image.grid**2 != s.image.regions:
+        raise UserError(f"image.regions: {s.image.regions} patches are not a square grid")
+    t, d = s.training, s.data
+    if t.accumulation > t.batch:
+        raise UserError(
+            f"training.accumulation {t.accumulation} is more than training.batch {t.batch}"
+        )
+    if t.batch % (t.accumulation * s.objectives.group):
+        raise UserError(
+            f"training.batch {t.batch} is not a multiple of training.accumulation "
+            f"{t.accumulation} x objectives.group {s.objectives.group}"
+        )
+    if s.evaluation.batch % s.objectives.group:
+        raise UserError(
+            f"evaluation.batch {s.evaluation.batch} is not a multiple of objectives.group "
+            f"{s.objectives.group}"
+        )
+    if d.weights and len(d.weights) != len(d.sources):
+        raise UserError(
+            f"data.weights has {len(d.weights)} numbers for {len(d.sources)} data.sources"
+        )
+    if max(s.lengths.title, s.lengths.knowledge, s.lengths.candidate) > s.model.positions:
+        raise UserError(f"model.positions {s.model.positions} is less than a text in lengths.*")
+    if list(dataclasses.astuple(s.mesh)).count(-1) > 1:
+        raise UserError("mesh: only one axis can be -1")
+    for key, value, low, high in (
+        ("model.dropout", s.model.dropout, 0, 1),
+        ("objectives.mlm.rate", s.objectives.mlm.rate, 0, 1),
+        ("objectives.mom.rate", s.objectives.mom.rate, 0, 1),
+        ("optimizer.warmup", s.optimizer.warmup, 0, 1),
+        ("debug.memory_fraction", s.debug.memory_fraction, 0, 1),
+        ("lengths.title", s.lengths.title, 3, math.inf),
+        ("lengths.knowledge", s.lengths.knowledge, 3, math.inf),
+        ("lengths.candidate", s.lengths.candidate, 4, math.inf),
+        ("lengths.triples", s.lengths.triples, 1, math.inf),
+        ("image.regions", s.image.regions, 1, math.inf),
+        ("training.steps", t.steps, 1, math.inf),
+        ("training.accumulation", t.accumulation, 1, math.inf),
+        ("training.log_every", t.log_every, 1, math.inf),
+        ("training.checkpoint_every", t.checkpoint_every, 1, math.inf),
+        ("training.keep", t.keep, 1, math.inf),
+        ("objectives.group", s.objectives.group, 1, math.inf),
+        (
+            "fusion temperature: model.fusion.temperature_end",
+            s.model.fusion.temperature_end,
+            1e-3,
+            s.model.fusion.temperature_start,
+        ),
+    ):
+        if not low <= value <= high:
+            raise UserError(f"{key}: {value} is not between {low} and {high}")
