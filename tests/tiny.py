@@ -1,0 +1,36 @@
+"""The tiny model that tests share: the real settings shrunk until a step takes milliseconds."""
+
+import dataclasses
+
+from k3m_jax import settings as s
+
+
+def tiny_settings(**groups) -> s.Settings:
+    """Complete, checked settings of a two-layer K3M; `groups` replaces whole groups or `seed`.
+
+    Change part of a group with `dataclasses.replace(TINY.training, steps=7)`.
+    """
+    settings = dataclasses.replace(TINY, **groups)
+    settings.check()
+    return settings
+
+
+TINY = s.Settings(
+    lengths=s.Lengths(title=8, knowledge=16, triples=4, candidate=6),
+    image=s.Image(front_end="patches", regions=4, patch_size=4, classes=7, top_classes=3),
+    model=s.Model(
+        text=s.Encoder(layers=2, width=32, heads=4, mlp=64),
+        image=s.Encoder(layers=2, width=32, heads=4, mlp=64),
+        interactor=s.Interactor(blocks=2, width=32, heads=4, image_mlp=64, text_mlp=64),
+        structure=s.Structure(heads=2),
+        vocabulary=60,
+        positions=16,
+        dropout=0.0,
+        dtype="float32",
+    ),
+    objectives=s.Objectives(lpm=s.LinkPrediction(negative_values=2), group=4),
+    optimizer=s.Optimizer(learning_rate=1e-3),
+    training=s.Training(steps=10, batch=32, log_every=1, eval_every=5, checkpoint_every=5),
+    evaluation=s.Evaluation(batch=16),
+    mesh=s.Mesh(data=1),
+)
