@@ -1,0 +1,82 @@
+"""The image-text interactor: co-attention blocks, as in ViLBERT (Lu et al., 2019)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from k3m_jax import settings
+from k3m_jax.model.layers import TransformerLayer, repeat
+
+
+class CoAttentionBlock(nn.Module):
+    """Each stream attends to the other as both were before the block."""
+
+    sizes: settings.Interactor
+    text_width: int
+    image_width: int
+    dropout: float
+    dtype: jnp.dtype
+    deterministic: bool
+
+    @nn.compact
+    def __call__(
+        self, streams: tuple[jax.Array, jax.Array], text_mask: jax.Array, image_mask: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
+        """Streams (text [B, T, D], image [B, R, Dv]) -> the same, after one exchange."""
+        text, image = streams
+        text_layer = TransformerLayer(
+            self.text_width,
+            self.sizes.width,
+            self.sizes.heads,
+            self.sizes.text_mlp,
+            "embed",
+            "image_embed",
+            self.dropout,
+            self.dtype,
+            self.deterministic,
+            name="text",
+        )
+        image_layer = TransformerLayer(
+            self.image_width,
+            self.sizes.width,
+            self.sizes.heads,
+            self.sizes.image_mlp,
+            "image_embed",
+            "embed",
+            self.dropout,
+            self.dtype,
+            self.deterministic,
+            name="image",
+        )
+        return (text_layer(text, image, image_mask), image_layer(image, text, text_mask)), None
+
+
+class Interactor(nn.Module):
+    """A stack of co-attention blocks."""
+
+    sizes: settings.Interactor
+    text_width: int
+    image_width: int
+    dropout: float
+    dtype: jnp.dtype
+    remat: bool
+    deterministic: bool
+
+    @nn.compact
+    def __call__(
+        self, text: jax.Array, image: jax.Array, text_mask: jax.Array, image_mask: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Text [B, T, D], image [B, R, Dv] and their masks -> interactive features, same shapes."""
+        blocks = repeat(
+            CoAttentionBlock,
+            self.sizes.blocks,
+            self.remat,
+            sizes=self.sizes,
+            text_width=self.text_width,
+            image_width=self.image_width,
+            dropout=self.dropout,
+            dtype=self.dtype,
+            deterministic=self.deterministic,
+            name="blocks",
+        )
+        return blocks((text, image), text_mask, image_mask)[0]

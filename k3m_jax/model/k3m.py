@@ -1,0 +1,123 @@
+"""K3M, the `paper` preset: encoders, interactor, fusion, structure aggregation, heads."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from k3m_jax.data.batch import Batch
+from k3m_jax.model.fusion import Fusion
+from k3m_jax.model.heads import MaskedLanguageHead, MaskedObjectHead
+from k3m_jax.model.image_encoder import ImageEncoder
+from k3m_jax.model.interactor import Interactor
+from k3m_jax.model.layers import dense, weight
+from k3m_jax.model.structure_aggregation import StructureAggregation
+from k3m_jax.model.text_encoder import TextEncoder, span_means
+from k3m_jax.settings import Settings
+
+
+class Product(NamedTuple):
+    """What the model knows of each product of a batch."""
+
+    title: jax.Array  # [B, T, D] fused
+    image: jax.Array  # [B, R, Dv] fused
+    embedding: jax.Array  # [B, D] c*, float32
+    triple_attention: jax.Array  # [B, H, X]
+
+
+class Outputs(NamedTuple):
+    """What the three objectives read."""
+
+    product: Product
+    mlm_logits: jax.Array  # [B, M, V]
+    mom_prediction: jax.Array  # [B, N, C] logits, or [B, N, F] features
+    link_properties: jax.Array  # [B, J, D], float32
+    link_values: jax.Array  # [B, J, D], float32
+
+
+class K3M(nn.Module):
+    """The model as one linen module; `network.Network` is how everyone else calls it."""
+
+    settings: Settings
+    deterministic: bool
+
+    def setup(self) -> None:
+        """Submodules of `settings.model`'s sizes."""
+        model, image = self.settings.model, self.settings.image
+        self.dtype = jnp.dtype(model.dtype)
+        how = {
+            "dropout": model.dropout,
+            "dtype": self.dtype,
+            "remat": model.remat,
+            "deterministic": self.deterministic,
+        }
+        self.text_encoder = TextEncoder(model.text, model.vocabulary, model.positions, **how)
+        self.image_encoder = ImageEncoder(model.image, **how)
+        self.interactor = Interactor(model.interactor, model.text.width, model.image.width, **how)
+        fusion = {"mode": model.fusion.mode, "dtype": self.dtype}
+        fusion["deterministic"] = self.deterministic
+        self.text_fusion = Fusion(axis="embed", **fusion)
+        self.image_fusion = Fusion(axis="image_embed", **fusion)
+        self.image_map = dense(model.text.width, ("image_embed", "width"), self.dtype, "image_map")
+        self.absent = self.param("absent", weight("norm"), (model.text.width,))
+        self.structure = StructureAggregation(model.structure, self.dtype)
+        classes = self.settings.objectives.mom.variant == "kl"
+        self.mlm_head = MaskedLanguageHead(self.dtype)
+        self.mom_head = MaskedObjectHead(image.classes if classes else image.input_dim, self.dtype)
+
+    def __call__(self, batch: Batch, temperature: jax.Array | float) -> Outputs:
+        """A pretraining batch (see `data.batch`) -> what its objectives read."""
+        product = self.product(batch, temperature)
+        B, J, L = batch["link_tokens"].shape
+        properties, values = self.candidates(
+            batch["link_tokens"].reshape(B * J, L),
+            batch["link_mask"].reshape(B * J, L),
+            batch["link_property_spans"].reshape(B * J, 2),
+            batch["link_value_spans"].reshape(B * J, 2),
+        )
+        words = self.text_encoder.words
+        return Outputs(
+            product,
+            self.mlm_head(product.title, batch["mlm_positions"], words),
+            self.mom_head(product.image[:, 1:]),
+            properties.reshape(B, J, -1),
+            values.reshape(B, J, -1),
+        )
+
+    def product(self, batch: Batch, temperature: jax.Array | float) -> Product:
+        """Encodes, interacts, fuses and aggregates; any modality may be absent."""
+        title_mask, region_mask = batch["title_mask"], batch["region_mask"]
+        title = self.text_encoder(batch["title_tokens"], title_mask)
+        image = self.image_encoder(
+            batch["region_inputs"], batch["region_hidden"], batch["region_boxes"], region_mask
+        )
+        title_after, image_after = self.interactor(title, image, title_mask, region_mask)
+        # Where the other modality is absent nothing interacted: the initial feature stands alone.
+        has_title = batch["title_content"].any(1)[:, None, None]
+        has_image = region_mask.any(1)[:, None, None]
+        fused_title = self.text_fusion(title, title_after, temperature=temperature)
+        fused_image = self.image_fusion(image, image_after, temperature=temperature)
+        title = jnp.where(has_image, fused_title, title)
+        image = jnp.where(has_title, fused_image, image)
+
+        valid = jnp.concatenate([batch["title_content"], region_mask], 1)
+        positions = jnp.concatenate([title, self.image_map(image)], 1)
+        count = valid.sum(1)[:, None]
+        total = jnp.where(valid[..., None], positions.astype(jnp.float32), 0.0).sum(1)
+        c = jnp.where(count > 0, total / jnp.maximum(count, 1), self.absent)
+
+        knowledge = self.text_encoder(batch["knowledge_tokens"], batch["knowledge_mask"])
+        p = span_means(knowledge, batch["property_spans"])
+        v = span_means(knowledge, batch["value_spans"])
+        embedding, attention = self.structure(c, p, v, batch["triple_mask"])
+        return Product(title, image, embedding.astype(jnp.float32), attention)
+
+    def candidates(
+        self, tokens: jax.Array, mask: jax.Array, property_spans: jax.Array, value_spans: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Triples free of any product: tokens and mask [Q, L], spans [Q, 2] -> p, v [Q, D]."""
+        hidden = self.text_encoder(tokens, mask)
+        spans = jnp.stack([property_spans, value_spans], 1)
+        means = span_means(hidden, spans).astype(jnp.float32)
+        return means[:, 0], means[:, 1]

@@ -1,0 +1,193 @@
+"""The building blocks: dense maps with named axes, attention, and one Transformer layer.
+
+Every parameter is named by logical axes where it is initialised; `parallel/rules.py` says which of
+them are spread over which devices. Post-norm layers, exact GELU, epsilon 1e-12, as in BERT
+(Devlin et al., 2019).
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from k3m_jax.parallel import shardings
+
+INITIAL_STDDEV = 0.02  # BERT's, of every weight matrix and table
+
+
+def weight(*axes: str) -> nn.initializers.Initializer:
+    """Initialiser of a weight whose dimensions carry the logical names `axes`."""
+    return nn.with_logical_partitioning(nn.initializers.normal(INITIAL_STDDEV), axes)
+
+
+def zeros(*axes: str) -> nn.initializers.Initializer:
+    """Initialiser of a bias whose dimensions carry the logical names `axes`."""
+    return nn.with_logical_partitioning(nn.initializers.zeros, axes)
+
+
+def dense(
+    features: int | Sequence[int], axes: Sequence[str], dtype: jnp.dtype, name: str, inputs: int = 1
+) -> nn.DenseGeneral:
+    """A linear map of the last `inputs` dimensions to `features`; `axes` names all of its kernel's.
+
+    A bias along a model width is named `norm`: it is small and goes with LayerNorm's.
+    """
+    widths = {"embed", "image_embed", "joint"}
+    bias_axes = ["norm" if axis in widths else axis for axis in axes[inputs:]]
+    return nn.DenseGeneral(
+        features,
+        axis=tuple(range(-inputs, 0)),
+        dtype=dtype,
+        kernel_init=weight(*axes),
+        bias_init=zeros(*bias_axes),
+        name=name,
+    )
+
+
+def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
+    """LayerNorm over the last dimension; statistics in float32 whatever `dtype` is."""
+    return nn.LayerNorm(
+        epsilon=1e-12,
+        dtype=dtype,
+        use_fast_variance=False,
+        scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("norm",)),
+        bias_init=zeros("norm"),
+        name=name,
+    )
+
+
+def constrain(x: jax.Array) -> jax.Array:
+    """Keeps an activation [B, length, width] split by rows alone, whatever its weights' split."""
+    return shardings.constrain(x, "batch", "length", "width")
+
+
+def masked_softmax(scores: jax.Array, mask: jax.Array, axis: int) -> jax.Array:
+    """Softmax over the entries where `mask`; exactly 0 elsewhere, and everywhere if none is left.
+
+    Computed in float32. Its gradient is finite also where nothing is left.
+    """
+    scores = jnp.where(mask, scores.astype(jnp.float32), jnp.finfo(jnp.float32).min)
+    return jnp.where(mask, jax.nn.softmax(scores, axis=axis), 0.0)
+
+
+def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean of x [..., length, width] over the positions of `mask` [..., length]; 0 where empty."""
+    mask = mask.astype(x.dtype)
+    total = jnp.einsum("...lw,...l->...w", x, mask)
+    return total / jnp.maximum(mask.sum(-1), 1)[..., None]
+
+
+class Attention(nn.Module):
+    """Multi-head attention of one stream's queries to another's (or its own) keys and values."""
+
+    width: int  # of the stream that asks
+    inner: int  # of queries, keys and values, all heads together
+    heads: int
+    axis: str  # logical name of `width`
+    context_axis: str  # logical name of the other stream's width
+    dropout: float
+    dtype: jnp.dtype
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array, mask: jax.Array) -> jax.Array:
+        """x [B, Q, width], context [B, S, …], mask [B, S] of valid context -> [B, Q, width].
+
+        Where no context is valid, nothing is attended to: the output is the output map's bias.
+        """
+        shape = (self.heads, self.inner // self.heads)
+        q = dense(shape, (self.axis, "heads", "kv"), self.dtype, "query")(x)
+        k = dense(shape, (self.context_axis, "heads", "kv"), self.dtype, "key")(context)
+        v = dense(shape, (self.context_axis, "heads", "kv"), self.dtype, "value")(context)
+        scores = jnp.einsum("bqhd,bshd->bhqs", q, k, preferred_element_type=jnp.float32)
+        weights = masked_softmax(scores * shape[1] ** -0.5, mask[:, None, None, :], axis=-1)
+        weights = nn.Dropout(self.dropout)(weights, deterministic=self.deterministic)
+        out = jnp.einsum("bhqs,bshd->bqhd", weights.astype(self.dtype), v)
+        return dense(self.width, ("heads", "kv", self.axis), self.dtype, "out", inputs=2)(out)
+
+
+class TransformerLayer(nn.Module):
+    """Attention, then a feed-forward map, each with dropout, residual and LayerNorm after it.
+
+    With `context` from the same stream this is BERT's layer; from another stream it is one half of
+    a co-attention block.
+    """
+
+    width: int
+    inner: int
+    heads: int
+    mlp: int
+    axis: str
+    context_axis: str
+    dropout: float
+    dtype: jnp.dtype
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array, mask: jax.Array) -> jax.Array:
+        """x [B, Q, width], context [B, S, …], mask [B, S] -> [B, Q, width]."""
+        drop = nn.Dropout(self.dropout, deterministic=self.deterministic)
+        attended = Attention(
+            self.width,
+            self.inner,
+            self.heads,
+            self.axis,
+            self.context_axis,
+            self.dropout,
+            self.dtype,
+            self.deterministic,
+            name="attention",
+        )(x, context, mask)
+        x = layer_norm(self.dtype, "attention_norm")(x + drop(attended))
+        inner = dense(self.mlp, (self.axis, "mlp"), self.dtype, "mlp_in")(x)
+        inner = nn.gelu(inner, approximate=False)
+        outer = dense(self.width, ("mlp", self.axis), self.dtype, "mlp_out")(inner)
+        return constrain(layer_norm(self.dtype, "mlp_norm")(x + drop(outer)))
+
+
+class SelfAttentionLayer(nn.Module):
+    """A Transformer layer of one stream, in the form that `repeat` scans over."""
+
+    width: int
+    heads: int
+    mlp: int
+    axis: str
+    dropout: float
+    dtype: jnp.dtype
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, None]:
+        """x [B, S, width], mask [B, S] -> ([B, S, width], None)."""
+        layer = TransformerLayer(
+            self.width,
+            self.width,
+            self.heads,
+            self.mlp,
+            self.axis,
+            self.axis,
+            self.dropout,
+            self.dtype,
+            self.deterministic,
+            name="layer",
+        )
+        return layer(x, x, mask), None
+
+
+def repeat(layer: type[nn.Module], times: int, remat: bool, **fields) -> nn.Module:
+    """`times` layers of their own parameters, compiled once: a scan over stacked parameters.
+
+    `layer` maps (carry, *constants) to (carry, None). With `remat` the backward pass computes each
+    layer's activations again in place of keeping them.
+    """
+    if remat:
+        layer = nn.remat(layer, prevent_cse=False)
+    return nn.scan(
+        layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=nn.broadcast,
+        length=times,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )(**fields)

@@ -1,0 +1,69 @@
+"""The model as pure functions of parameters and batches: the seam between flax and the rest."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from k3m_jax.data.batch import Batch, random_batch
+from k3m_jax.model.k3m import K3M, Outputs, Product
+from k3m_jax.settings import Settings
+
+Params = Any  # a nested dict of arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """K3M at given (resolved) settings. It holds no arrays, and equal settings compare equal."""
+
+    settings: Settings
+
+    def init_params(self, key: jax.Array) -> Params:
+        """Fresh float32 parameters, each boxed with its logical axis names."""
+        batch = random_batch(self.settings, self.settings.objectives.group)
+        return K3M(self.settings, deterministic=True).init(key, batch, 1.0)["params"]
+
+    def apply(
+        self,
+        params: Params,
+        batch: Batch,
+        *,
+        temperature: jax.Array | float = 1.0,
+        key: jax.Array | None = None,
+    ) -> Outputs:
+        """Everything that the pretraining objectives read.
+
+        Args:
+          params: unboxed parameters.
+          batch: arrays as `data.batch.batch_spec` says.
+          temperature: of the choices of `hard` fusion.
+          key: of dropout and Gumbel noise; None is evaluation: neither, and the same every time.
+        """
+        return self._run(params, key, None, batch, temperature)
+
+    def product(self, params: Params, batch: Batch) -> Product:
+        """The fused streams, the embedding and the attention over triples, at evaluation."""
+        return self._run(params, None, "product", batch, 1.0)
+
+    def embed(self, params: Params, batch: Batch) -> jax.Array:
+        """The products' embeddings c* [B, D], float32, at evaluation."""
+        return self.product(params, batch).embedding
+
+    def encode_candidates(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        mask: jax.Array,
+        property_spans: jax.Array,
+        value_spans: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Triples free of any product: tokens, mask [Q, L], spans [Q, 2] -> p, v [Q, D]."""
+        return self._run(params, None, "candidates", tokens, mask, property_spans, value_spans)
+
+    def _run(self, params: Params, key: jax.Array | None, method: str | None, *args):
+        module = K3M(self.settings, deterministic=key is None)
+        rngs = None
+        if key is not None:
+            dropout, gumbel = jax.random.split(key)
+            rngs = {"dropout": dropout, "gumbel": gumbel}
+        return module.apply({"params": params}, *args, rngs=rngs, method=method)

@@ -1,0 +1,60 @@
+"""The text encoder (BERT), shared by titles, knowledge texts and candidate triples."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from k3m_jax import settings
+from k3m_jax.model.layers import SelfAttentionLayer, layer_norm, masked_mean, repeat, weight
+
+
+class TextEncoder(nn.Module):
+    """Word and position embeddings, LayerNorm, Transformer layers."""
+
+    sizes: settings.Encoder
+    vocabulary: int
+    positions: int
+    dropout: float
+    dtype: jnp.dtype
+    remat: bool
+    deterministic: bool
+
+    def setup(self) -> None:
+        """Tables and layers; the word table is read again by the MLM head."""
+        width = self.sizes.width
+        self.words = self.param("words", weight("vocab", "embed"), (self.vocabulary, width))
+        self.position_table = self.param(
+            "position_table", weight("positions", "embed"), (self.positions, width)
+        )
+        # BERT's token types: every text here is of type 0, and imported weights have both.
+        self.type_table = self.param("type_table", weight("types", "embed"), (2, width))
+        self.norm = layer_norm(self.dtype, "norm")
+        self.drop = nn.Dropout(self.dropout, deterministic=self.deterministic)
+        self.layers = repeat(
+            SelfAttentionLayer,
+            self.sizes.layers,
+            self.remat,
+            width=width,
+            heads=self.sizes.heads,
+            mlp=self.sizes.mlp,
+            axis="embed",
+            dropout=self.dropout,
+            dtype=self.dtype,
+            deterministic=self.deterministic,
+            name="layers",
+        )
+
+    def __call__(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+        """Tokens [B, S] and mask [B, S] of valid ones -> last hidden states [B, S, D]."""
+        x = self.words[tokens] + self.position_table[: tokens.shape[1]] + self.type_table[0]
+        return self.layers(self.drop(self.norm(x)), mask)[0]
+
+
+def span_means(hidden: jax.Array, spans: jax.Array) -> jax.Array:
+    """Mean of hidden [..., S, D] over each [start, end) of spans [..., X, 2] -> [..., X, D].
+
+    An empty span gives 0.
+    """
+    position = jnp.arange(hidden.shape[-2])
+    inside = (position >= spans[..., :1]) & (position < spans[..., 1:])
+    return masked_mean(hidden[..., None, :, :], inside)
