@@ -1,0 +1,175 @@
+"""Catalogues in: folders of products as others wrote them, line by line.
+
+`lines()` is cheap and lazy; `parse(line)` makes the product of one line and depends on nothing but
+the line, so that any number of workers can share the work.
+"""
+
+import abc
+import dataclasses
+import json
+from collections.abc import Iterator
+
+from etils import epath
+
+from k3m_jax.data.pictures import MAX_BYTES
+from k3m_jax.data.records import Product, RejectedRecord, make_product
+from k3m_jax.settings import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class RawLine:
+    """One line of a catalogue, as it lies in the file, and where that is."""
+
+    file: str
+    line: int  # from 1
+    data: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalogue(abc.ABC):
+    """A folder of products."""
+
+    folder: str
+
+    @abc.abstractmethod
+    def files(self) -> list[epath.Path]:
+        """The files whose lines are records, in a fixed order."""
+
+    @abc.abstractmethod
+    def parse(self, raw: RawLine) -> Product:
+        """The product of a line; raises RejectedRecord."""
+
+    def lines(self) -> Iterator[RawLine]:
+        """Every line that isn't blank. Lines end at line feeds alone: titles hold the others."""
+        for file in self.files():
+            with file.open("rb") as records:
+                for number, data in enumerate(records, 1):
+                    if number == 1:
+                        data = data.removeprefix(b"\xef\xbb\xbf")
+                    if data.strip():
+                        yield RawLine(file.name, number, data)
+
+    def read_picture(self, product: Product) -> bytes:
+        """The bytes of the product's picture file; b"" where it has none or the file is not there.
+
+        Raises:
+          RejectedRecord: outside_folder, bad_picture, too_large_picture.
+        """
+        if not product.picture:
+            return b""
+        path = inside(epath.Path(self.folder), product.picture)
+        try:
+            if not path.exists():
+                return b""
+            if not path.is_file():  # reading a pipe would wait for ever
+                raise RejectedRecord("bad_picture", f"{product.picture!r} is not a file")
+            if (length := path.stat().length) > MAX_BYTES:
+                raise RejectedRecord("too_large_picture", f"{length} bytes; at most {MAX_BYTES}")
+            return path.read_bytes()
+        except (OSError, ValueError) as error:
+            raise RejectedRecord("bad_picture", f"{product.picture!r}: {error}") from error
+
+
+class JsonlCatalogue(Catalogue):
+    """`products.jsonl`, one JSON object a line, and the pictures it names by relative path."""
+
+    def files(self) -> list[epath.Path]:
+        """The one file that holds the records."""
+        path = epath.Path(self.folder) / "products.jsonl"
+        if not path.exists():
+            raise UserError(f"--input: there is no products.jsonl in {self.folder}")
+        return [path]
+
+    def parse(self, raw: RawLine) -> Product:
+        """The product of a line; keys that it doesn't know are left alone."""
+        try:
+            record = json.loads(_decoded(raw))
+        except (ValueError, RecursionError) as error:
+            raise RejectedRecord("not_json", str(error)) from error
+        if not isinstance(record, dict):
+            raise RejectedRecord(
+                "wrong_type", f"the line is {type(record).__name__}, not an object"
+            )
+        images = record.get("images") or []
+        if not isinstance(images, list):
+            raise RejectedRecord("wrong_type", f"images is {type(images).__name__}, not a list")
+        keys = ("id", "title", "triples", "product", "category", "split", "source")
+        return make_product(
+            # Further views are for tasks that compare views: a product is shown by its first.
+            picture=images[0] if images else None,
+            **{key: record.get(key) for key in keys},
+        )
+
+
+class ReleaseCatalogue(Catalogue):
+    """The public K3M release's TSV, one file per split, of products without picture files."""
+
+    def files(self) -> list[epath.Path]:
+        """One file per split, named after it."""
+        files = sorted(epath.Path(self.folder).glob("*.tsv"))
+        if not files:
+            raise UserError(f"--input: there is no .tsv file, such as train.tsv, in {self.folder}")
+        return files
+
+    def parse(self, raw: RawLine) -> Product:
+        """The product of a line; the file names its split, and the picture's address isn't read."""
+        columns = _decoded(raw).rstrip("\r\n").split("\t")
+        if len(columns) != 5:
+            raise RejectedRecord(
+                "wrong_columns", f"{len(columns)} columns, not id, title, image, triples, category"
+            )
+        id_, title, _, triples, category = columns
+        pairs = [pair.split("#:#", 1) for pair in triples.split("#;#")] if triples.strip() else []
+        for i, pair in enumerate(pairs):
+            if len(pair) != 2:
+                raise RejectedRecord("bad_triple", f"triples[{i}] has no '#:#': {pair[0]!r:.60}")
+        return make_product(
+            id=id_.strip(),
+            title=title,
+            triples=pairs,
+            category=category,
+            split=raw.file.removesuffix(".tsv"),
+            source="release",
+        )
+
+
+FORMATS = {"jsonl": JsonlCatalogue, "release": ReleaseCatalogue}
+
+
+def open_catalogue(format_name: str, folder: epath.PathLike) -> Catalogue:
+    """The catalogue in `folder`; raises UserError where it isn't one."""
+    if format_name not in FORMATS:
+        raise UserError(f"--format: {format_name!r} is not one of {', '.join(FORMATS)}")
+    if not epath.Path(folder).is_dir():
+        raise UserError(f"--input: {folder} is not a folder")
+    catalogue = FORMATS[format_name](str(folder))
+    catalogue.files()
+    return catalogue
+
+
+def inside(folder: epath.Path, relative: str) -> epath.Path:
+    """`folder / relative`, which must stay in the folder, links followed.
+
+    Raises:
+      RejectedRecord: outside_folder.
+    """
+    parts = relative.replace("\\", "/").split("/")
+    if "\0" in relative or ".." in parts or "://" in relative or not parts[0]:
+        raise RejectedRecord("outside_folder", f"{relative!r} is not a path inside the folder")
+    path = folder / relative
+    if "://" in str(folder):  # a remote store has no links to follow
+        return path
+    try:
+        stays = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError) as error:  # a loop of links, a name too long
+        raise RejectedRecord("outside_folder", f"{relative!r}: {error}") from error
+    if not stays:
+        raise RejectedRecord("outside_folder", f"{relative!r} leads out of the folder")
+    return path
+
+
+def _decoded(raw: RawLine) -> str:
+    try:
+        return raw.data.decode()
+    except UnicodeDecodeError as error:
+        raise RejectedRecord("not_utf8", str(error)) from error

@@ -1,0 +1,104 @@
+"""The whole way from a raw line of a catalogue to a stored record.
+
+Nothing here holds state, so that any runner can map it: worker processes today.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from k3m_jax.data import codebook as codebooks
+from k3m_jax.data import pictures
+from k3m_jax.data.catalogues import Catalogue, RawLine
+from k3m_jax.data.records import Product, Reject, RejectedRecord
+from k3m_jax.data.region_features import RegionFeatures, RegionSizes
+
+MAX_REGIONS = 36  # of a picture, the most confident ones
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A usable record, and what was mended on the way."""
+
+    record: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordMaker:
+    """From a raw line of a catalogue to a stored record; a pure function that pickles."""
+
+    catalogue: Catalogue
+    image_size: int
+    patch_size: int
+    codebook: codebooks.Codebook | None  # None with regions
+    region_features: RegionFeatures | None = None  # None with patches
+    region_sizes: RegionSizes | None = None
+
+    def __call__(self, raw: RawLine) -> Made | Reject:
+        """The record of a line, with the keys of `shards.ProductSource`, or why there is none."""
+        try:
+            return self._make(raw)
+        except RejectedRecord as rejected:
+            return Reject(raw.file, raw.line, rejected.reason, rejected.detail)
+
+    def _make(self, raw: RawLine) -> Made:
+        product = self.catalogue.parse(raw)
+        picture = self.picture(product)
+        record = {
+            "id": product.id,
+            "product": product.product,
+            "title": product.title,
+            "category": product.category,
+            "source": product.source,
+            "properties": [p for p, _ in product.triples],
+            "values": [v for _, v in product.triples],
+            "picture": picture,
+        }
+        if self.codebook is not None:
+            record["class_ids"] = self.codebook.assign(self.patches(picture))
+        else:
+            record |= self._regions(product.id)
+        lost = product.picture and not picture
+        return Made(record, product.notes + (("picture_not_found",) if lost else ()))
+
+    def picture(self, product: Product) -> bytes:
+        """The product's picture as it is stored, b"" where there is none."""
+        data = self.catalogue.read_picture(product)
+        square = self.region_features is None
+        return pictures.shrink(data, self.image_size, square=square) if data else b""
+
+    def patches(self, picture: bytes) -> np.ndarray:
+        """Patches of a stored picture, [N, P²·3]; N = 0 where there is none."""
+        if not picture:
+            return np.zeros((0, self.patch_size**2 * 3), np.uint8)
+        return pictures.patchify(pictures.decode(picture), self.patch_size)
+
+    def _regions(self, item: str) -> dict[str, np.ndarray]:
+        seen = self.region_features.read(item, MAX_REGIONS, self.region_sizes)
+        if seen is None:
+            F, c = self.region_sizes.feature_dim, self.region_sizes.top_classes
+            return {
+                "boxes": np.zeros((0, 4), np.float32),
+                "features": np.zeros((0, F), np.float16),
+                "class_ids": np.zeros((0, c), np.int32),
+                "class_probs": np.zeros((0, c), np.float16),
+            }
+        return dataclasses.asdict(seen)
+
+
+@dataclasses.dataclass(frozen=True)
+class Describer:
+    """Descriptors of the patches of a line's picture, to fit a codebook to."""
+
+    maker: RecordMaker
+
+    def __call__(self, raw: RawLine) -> np.ndarray:
+        """[N, Z]; N = 0 where there is no usable picture."""
+        maker = self.maker
+        try:
+            picture = maker.picture(maker.catalogue.parse(raw))
+        except RejectedRecord:
+            picture = b""
+        return codebooks.describe(maker.patches(picture), maker.patch_size)

@@ -1,0 +1,46 @@
+"""One function over many inputs, in parallel processes, in order and in bounded memory."""
+
+import collections
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+CHUNK = 16  # inputs per message
+AHEAD = 4  # chunks under way per worker
+
+_function: Callable[[Any], Any]
+
+
+def ordered_map(function: Callable, inputs: Iterable, workers: int) -> Iterator:
+    """`map(function, inputs)` in `workers` processes; 0 is in this one.
+
+    `function` must pickle; it is sent once to each worker. Inputs are drawn no faster than results
+    are taken. A worker that dies raises BrokenProcessPool instead of waiting for ever.
+    """
+    if not workers:
+        yield from map(function, inputs)
+        return
+    # Spawned, not forked: the parent has threads (the array record writer's, jax's under grain).
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _install, (function,))
+    try:
+        pending: collections.deque[Future] = collections.deque()
+        inputs = iter(inputs)
+        while chunk := list(itertools.islice(inputs, CHUNK)):
+            pending.append(pool.submit(_apply, chunk))
+            if len(pending) >= AHEAD * workers:
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _install(function: Callable) -> None:
+    global _function
+    _function = function
+
+
+def _apply(chunk: list) -> list:
+    return [_function(value) for value in chunk]
