@@ -6,12 +6,13 @@ follows them.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.linen.spmd import RulesFallback
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from k3m_jax.parallel.mesh import data_shards
@@ -27,14 +28,23 @@ _FLAX_RULES = tuple((rule.logical, rule.mesh) for rule in RULES)
 _BY_NAME = {rule.logical: rule for rule in RULES}
 
 
-@contextlib.contextmanager
-def use_mesh(mesh: Mesh) -> Iterator[None]:
-    """Where jitted functions that run the network are traced and called.
+def use_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """Where jitted functions that run the network are traced and called: `constrain` sees `mesh`.
 
-    Abstract trees and their shardings must be made outside: flax unboxes them wrongly inside.
+    The rules are not given to flax as a context: it would then constrain parameters where it makes
+    them, in shapes that are not yet those of their names.
     """
-    with jax.set_mesh(mesh), nn.logical_axis_rules(_FLAX_RULES):
-        yield
+    return jax.set_mesh(mesh)
+
+
+def constrain(x: jax.Array, *names: str) -> jax.Array:
+    """An activation whose dimensions are called `names`, split as the table says.
+
+    Outside `use_mesh` it is left alone. Raises ValueError for a name that the table lacks.
+    """
+    return nn.with_logical_constraint(
+        x, names, rules=_FLAX_RULES, fallback=RulesFallback.RAISE_ERROR
+    )
 
 
 def unbox(tree: Any) -> Any:

@@ -1,0 +1,66 @@
+"""The jitted, sharded program of a run: initialisation and step on one mesh."""
+
+import functools
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from k3m_jax.model.network import Network
+from k3m_jax.parallel import shardings
+from k3m_jax.parallel.mesh import data_shards
+from k3m_jax.settings import UserError
+from k3m_jax.training.state import State, init_state
+from k3m_jax.training.step import Metrics, train_step
+
+
+class Program:
+    """What runs on the devices, compiled once each.
+
+    Attributes:
+      network: the model.
+      mesh: the devices.
+      abstract_state: shape, dtype and sharding of every array of the state.
+    """
+
+    def __init__(self, network: Network, mesh: Mesh):
+        """Raises UserError where the batch or a parameter does not fit the mesh."""
+        _check_batch(network, mesh)
+        self.network, self.mesh = network, mesh
+        initial = functools.partial(init_state, network, network.settings.seed)
+        self.abstract_state: State = shardings.abstract_tree(mesh, jax.eval_shape(initial))
+        state_shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
+        self._init = jax.jit(lambda: shardings.unbox(initial()), out_shardings=state_shardings)
+        self._step = jax.jit(
+            functools.partial(train_step, network),
+            in_shardings=(state_shardings, shardings.batch_sharding(mesh)),
+            out_shardings=(state_shardings, shardings.replicated(mesh)),
+            # Where NaNs are looked for, jax runs a failed step again, operation by operation: its
+            # input must still be there.
+            donate_argnums=() if network.settings.debug.nans else (0,),
+        )
+
+    def init(self) -> State:
+        """The state before the first step; the same for every mesh."""
+        with shardings.use_mesh(self.mesh):
+            return self._init()
+
+    def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """This process' rows -> the batch on the devices."""
+        return shardings.place_batch(self.mesh, batch)
+
+    def step(self, state: State, batch: Mapping[str, jax.Array]) -> tuple[State, Metrics]:
+        """Dispatches one step and returns before it is computed; `state` is used up."""
+        with shardings.use_mesh(self.mesh):
+            return self._step(state, batch)
+
+
+def _check_batch(network: Network, mesh: Mesh) -> None:
+    training, group = network.settings.training, network.settings.objectives.group
+    shards = data_shards(mesh)
+    if training.batch % (shards * training.accumulation * group):
+        raise UserError(
+            f"training.batch {training.batch} is not a multiple of mesh.data x mesh.fsdp {shards} "
+            f"x training.accumulation {training.accumulation} x objectives.group {group}"
+        )

@@ -1,0 +1,106 @@
+"""One step of pretraining, as a pure function of arrays."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from k3m_jax.model.network import Network
+from k3m_jax.objectives import pretraining
+from k3m_jax.objectives.sums import Sum, safe_ratio
+from k3m_jax.training.optimizer import learning_rate, make_optimizer
+from k3m_jax.training.state import State
+
+Metrics = dict[str, jax.Array]
+
+
+def gumbel_temperature(network: Network, step: jax.Array) -> jax.Array:
+    """Of the choices of `hard` fusion: falls geometrically from the first step to the last."""
+    fusion, steps = network.settings.model.fusion, network.settings.training.steps
+    ratio = fusion.temperature_end / fusion.temperature_start
+    return fusion.temperature_start * ratio ** (step / max(steps - 1, 1))
+
+
+def micro_batches(batch: Mapping[str, jax.Array], count: int, group: int) -> dict[str, jax.Array]:
+    """[B, ...] -> [count, B / count, ...]; micro-batch m takes groups m, m + count, ...
+
+    So each device, which holds a contiguous block of rows, has a part of every micro-batch, no row
+    moves between devices, and groups stay whole.
+    """
+
+    def split(x: jax.Array) -> jax.Array:
+        x = x.reshape(-1, count, group, *x.shape[1:])
+        return jnp.moveaxis(x, 1, 0).reshape(count, -1, *x.shape[3:])
+
+    return {name: split(x) for name, x in batch.items()}
+
+
+def train_step(
+    network: Network, state: State, batch: Mapping[str, jax.Array]
+) -> tuple[State, Metrics]:
+    """The next state, and the losses and rates of this step as float32 scalars.
+
+    A step whose loss or gradient is not finite is refused: parameters and optimizer stay as they
+    are, `skipped` counts it, and the run goes on with the next batch.
+
+    Args:
+      network: its settings say all that is not in the arrays.
+      state: unboxed.
+      batch: as `data.batch.batch_spec` says, of all devices together.
+    """
+    settings = network.settings
+    objectives, count = settings.objectives, settings.training.accumulation
+    whole = pretraining.weights(batch)  # a micro-batch's own weights would average averages
+    temperature = gumbel_temperature(network, state.step)
+    step_key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+
+    def loss(params, micro, key):
+        noise, negatives = jax.random.split(key)
+        outputs = network.apply(params, micro, temperature=temperature, key=noise)
+        sums = pretraining.sums(outputs, micro, objectives, negatives)
+        return pretraining.total(sums, whole, objectives), sums
+
+    def accumulate(carry, micro_and_key):
+        (_, sums), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, *micro_and_key)
+        return jax.tree.map(jnp.add, carry, (sums, gradient)), None
+
+    micros = micro_batches(batch, count, objectives.group)
+    keys = jax.random.split(step_key, count)
+    first = jax.tree.map(lambda x: x[0], (micros, keys))
+    shapes = jax.eval_shape(jax.value_and_grad(loss, has_aux=True), state.params, *first)
+    (_, sums), gradient = shapes
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (sums, gradient))
+    (sums, gradient), _ = jax.lax.scan(accumulate, zeros, (micros, keys))
+
+    total = pretraining.total(sums, whole, objectives)
+    norm = optax.global_norm(gradient)
+    finite = jnp.isfinite(total) & jnp.isfinite(norm)
+    direction, opt_state = make_optimizer(settings.optimizer).update(
+        gradient, state.opt_state, state.params
+    )
+    rate = learning_rate(settings.optimizer, settings.training.steps, state.step)
+    params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        (params, opt_state),
+        (state.params, state.opt_state),
+    )
+    skipped = state.skipped + jnp.where(finite, 0, 1)
+    metrics = {
+        "loss": total,
+        **_means(sums),
+        "gradient_norm": norm,
+        "learning_rate": rate,
+        "temperature": temperature,
+        "skipped": skipped,
+    }
+    return State(state.step + 1, params, opt_state, skipped), metrics
+
+
+def _means(sums: Mapping[str, Sum]) -> Metrics:
+    """Losses as `mlm_loss` and so on, rates of right answers under their own names."""
+    return {
+        f"{name}_loss" if name in pretraining.TASKS else name: safe_ratio(*value)
+        for name, value in sums.items()
+    }
