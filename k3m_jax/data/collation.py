@@ -1,0 +1,127 @@
+"""Examples to the arrays of one batch, as `batch.batch_spec` describes them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from k3m_jax.data import links
+from k3m_jax.data.batch import batch_spec
+from k3m_jax.data.examples import Example
+from k3m_jax.settings import Settings
+
+
+def collate(
+    examples: Sequence[Example | None], settings: Settings, first_group: int
+) -> dict[str, np.ndarray]:
+    """Pads examples into a batch.
+
+    Nothing here depends on which rows of a global batch these are but `first_group`, so that hosts
+    that hold a part each make together what one host would make alone.
+
+    Args:
+      examples: whole groups of rows; None is a row of padding: absent in everything, weights 0.
+      settings: sizes, and the seed that other items are drawn by.
+      first_group: number of the first group, counted over the whole run.
+    """
+    arrays = {
+        name: np.zeros(shape, dtype)
+        for name, (shape, dtype) in batch_spec(settings, len(examples)).items()
+    }
+    arrays["region_boxes"][:, 0] = (0, 0, 1, 1, 1)
+    for row, example in enumerate(examples):
+        if example is not None:
+            batch = {name: array[row] for name, array in arrays.items()}
+            _write_title(batch, example)
+            _write_regions(batch, example, settings.objectives.mom.variant == "kl")
+            _write_knowledge(batch, example)
+            _write_links(batch, example)
+    _write_other_items(arrays, examples, settings, first_group)
+    return arrays
+
+
+def link_answers(examples: Sequence[Example | None]) -> dict[str, np.ndarray]:
+    """What evaluation needs to rank: `link_target` [B] and `link_known` [B, …], see `batch_spec`.
+
+    The width of `link_known` is this batch's own: it is for the host, not for a compiled function.
+    """
+    questions = [example.question if example else None for example in examples]
+    width = max((len(q.known) for q in questions if q), default=0)
+    target = np.full(len(examples), links.UNKNOWN, np.int32)
+    known = np.full((len(examples), width), links.UNKNOWN, np.int32)
+    for row, question in enumerate(questions):
+        if question:
+            target[row] = question.target
+            known[row, : len(question.known)] = question.known
+    return {"link_target": target, "link_known": known}
+
+
+def _write_title(row: dict[str, np.ndarray], example: Example) -> None:
+    t, m = len(example.title), len(example.mlm_positions)
+    row["title_tokens"][:t] = example.title
+    row["title_mask"][:t] = True
+    row["title_content"][1 : t - 1] = t > 0
+    row["mlm_positions"][:m] = example.mlm_positions
+    row["mlm_targets"][:m] = example.mlm_targets
+    row["mlm_weights"][:m] = 1
+
+
+def _write_regions(row: dict[str, np.ndarray], example: Example, needs_classes: bool) -> None:
+    regions = example.regions
+    if regions is None:
+        return
+    n, c = regions.class_ids.shape
+    row["region_inputs"][:n] = regions.inputs
+    row["region_boxes"][1 : n + 1, :4] = regions.boxes
+    row["region_boxes"][1 : n + 1, 4] = (regions.boxes[:, 2:] - regions.boxes[:, :2]).prod(-1)
+    row["region_mask"][: n + 1] = True
+    row["region_hidden"][:n] = example.region_hidden
+    row["class_ids"][:n, :c] = regions.class_ids
+    row["class_probs"][:n, :c] = regions.class_probs
+    known = regions.class_probs.any(1) if needs_classes else True
+    row["mom_weights"][:n] = example.region_asked & known
+
+
+def _write_knowledge(row: dict[str, np.ndarray], example: Example) -> None:
+    text = example.knowledge
+    k, x = len(text.tokens), len(text.value_spans)
+    if x:
+        row["knowledge_tokens"][:k] = text.tokens
+        row["knowledge_mask"][:k] = True
+        row["property_spans"][:x] = text.property_spans
+        row["value_spans"][:x] = text.value_spans
+        row["triple_mask"][:x] = True
+
+
+def _write_links(row: dict[str, np.ndarray], example: Example) -> None:
+    texts = example.candidates
+    if texts is not None:
+        j = len(texts.tokens)
+        # Candidates that several rows share are written, and encoded, once for each: shapes are
+        # static, so that finding the distinct ones could not save the device any work.
+        row["link_tokens"][:j] = texts.tokens
+        row["link_mask"][:j] = texts.mask
+        row["link_property_spans"][:j] = texts.property_spans
+        row["link_value_spans"][:j] = texts.value_spans
+        row["link_value_weights"][: j - 1] = 1
+
+
+def _write_other_items(
+    arrays: dict[str, np.ndarray],
+    examples: Sequence[Example | None],
+    settings: Settings,
+    first_group: int,
+) -> None:
+    """Item negatives need the group, so they are drawn here, by the group's number."""
+    G, O = settings.objectives.group, settings.objectives.lpm.negative_items
+    for start in range(0, len(examples), G):
+        group = examples[start : start + G]
+        others = links.other_items(
+            [e.question.target if e and e.question else links.UNKNOWN for e in group],
+            [e.facts if e else None for e in group],
+            [e.record["product"] if e else "" for e in group],
+            O,
+            np.random.default_rng((settings.seed, first_group + start // G)),
+        )
+        for row, rows in enumerate(others, start):
+            arrays["link_items"][row, : len(rows)] = rows
+            arrays["link_item_weights"][row, : len(rows)] = 1

@@ -1,0 +1,106 @@
+"""One record to one example: tokenised, masked, its question drawn; not padded yet."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from k3m_jax.data import links, masking
+from k3m_jax.data.batch import masked_tokens
+from k3m_jax.data.knowledge import Candidates, KnowledgeText, candidates, knowledge_text
+from k3m_jax.data.regions import Regions
+from k3m_jax.data.tokenization import Tokenizer
+from k3m_jax.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """What a row of a batch is made of. Lengths are its own: n regions, t tokens, m asked."""
+
+    record: Mapping[str, Any]
+    title: np.ndarray  # int32 [t], [CLS] and [SEP] included, masked; [0] where absent
+    mlm_positions: np.ndarray  # [m], ascending
+    mlm_targets: np.ndarray  # [m]
+    regions: Regions | None  # None where absent
+    region_asked: np.ndarray  # bool [n]
+    region_hidden: np.ndarray  # bool [n]
+    knowledge: KnowledgeText
+    question: links.Question | None
+    candidates: Candidates | None  # the asked triple, then false ones: up to J
+    facts: frozenset[int]  # the item's pairs in the table, those not shown included
+
+
+class Prepare:
+    """Makes examples; all chance is in the generator that it is given. Pickles.
+
+    Args:
+      settings: lengths, rates and counts.
+      tokenizer: of titles and knowledge.
+      table: of the data set.
+      training: triples stand in an order drawn anew each time, not in the stored order.
+    """
+
+    def __init__(
+        self, settings: Settings, tokenizer: Tokenizer, table: links.LinkTable, *, training: bool
+    ):
+        self._lengths, self._objectives = settings.lengths, settings.objectives
+        self._tokenizer, self._table, self._training = tokenizer, table, training
+        self._limit = masked_tokens(settings.lengths.title, settings.objectives.mlm.rate)
+
+    def __call__(self, record: Mapping[str, Any], rng: np.random.Generator) -> Example:
+        """A record with `regions` (see `regions.ReadRegions`) -> its example."""
+        title, positions, targets = self._title(record["title"], rng)
+        regions = record["regions"]
+        boxes = regions.boxes if regions else np.zeros((0, 4), np.float32)
+        asked, hidden = masking.mask_regions(boxes, self._objectives.mom.rate, rng)
+
+        triples = list(zip(record["properties"], record["values"], strict=True))
+        ids = [self._table.id(name, value) for name, value in triples]
+        question = links.ask(ids, self._table, self._objectives.lpm.negative_values, rng)
+        # Every copy of the asked pair goes, or the answer could be read off the knowledge text.
+        shown = [
+            triple
+            for triple, index in zip(triples, ids, strict=True)
+            if question is None or index != question.target
+        ]
+        if self._training:
+            shown = [shown[i] for i in rng.permutation(len(shown))]
+        texts = None
+        if question:
+            pairs = [self._table.pairs[i] for i in (question.target, *question.false)]
+            texts = candidates(pairs, self._tokenizer, self._lengths.candidate)
+        return Example(
+            record=record,
+            title=title,
+            mlm_positions=positions,
+            mlm_targets=targets,
+            regions=regions,
+            region_asked=asked,
+            region_hidden=hidden,
+            knowledge=knowledge_text(
+                shown, self._tokenizer, self._lengths.knowledge, self._lengths.triples
+            ),
+            question=question,
+            candidates=texts,
+            facts=frozenset(ids) - {links.UNKNOWN},
+        )
+
+    def _title(
+        self, text: str, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens [t], the positions asked for [m] and what stood there [m]."""
+        tokenizer = self._tokenizer
+        content = np.array(tokenizer.encode(text)[: self._lengths.title - 2], np.int32)
+        masked, chosen = masking.mask_tokens(
+            content,
+            self._objectives.mlm.rate,
+            self._limit,
+            tokenizer.mask,
+            tokenizer.ordinary_ids,
+            rng,
+        )
+        targets = content[chosen]
+        if len(content):
+            masked = np.concatenate([[tokenizer.cls], masked, [tokenizer.sep]])
+        return masked, 1 + chosen, targets

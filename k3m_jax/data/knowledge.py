@@ -1,0 +1,92 @@
+"""Triples as text, with the span of each property and value recorded while it is written.
+
+Spans are never found again by searching for delimiters: values hold any character.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from k3m_jax.data.tokenization import Tokenizer
+
+Span = tuple[int, int]  # [start, end) positions of tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class KnowledgeText:
+    """[CLS] property value property value … [SEP]; no token at all where there is no triple."""
+
+    tokens: tuple[int, ...]
+    property_spans: tuple[Span, ...]
+    value_spans: tuple[Span, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """Texts "[CLS] property value [SEP]", padded to L; what the semantic encoder takes."""
+
+    tokens: np.ndarray  # int32 [Q, L]
+    mask: np.ndarray  # bool [Q, L]
+    property_spans: np.ndarray  # int32 [Q, 2]
+    value_spans: np.ndarray  # int32 [Q, 2]
+
+
+def knowledge_text(
+    triples: Iterable[tuple[str, str]], tokenizer: Tokenizer, length: int, limit: int
+) -> KnowledgeText:
+    """Writes triples, in the order they come, as far as they fit.
+
+    A triple that does not fit what remains is left out whole, and shorter ones after it may still
+    fit: training draws another order each visit, so that its turn comes. Only one that would not
+    fit an empty text either is cut.
+
+    Args:
+      triples: (property, value) in the order wanted.
+      tokenizer: what the texts are cut into tokens by.
+      length: K, tokens at most.
+      limit: X, triples at most.
+    """
+    tokens, property_spans, value_spans = [tokenizer.cls], [], []
+    for name, value in triples:
+        room = length - 1 - len(tokens)
+        if len(value_spans) == limit or room < 2:
+            break
+        p, v = tokenizer.encode_term(name), tokenizer.encode_term(value)
+        if room < len(p) + len(v) <= length - 2:
+            continue
+        p, v = _fit(p, v, room)
+        middle = len(tokens) + len(p)
+        property_spans.append((len(tokens), middle))
+        value_spans.append((middle, middle + len(v)))
+        tokens += p + v
+    if not value_spans:
+        return KnowledgeText((), (), ())
+    tokens.append(tokenizer.sep)
+    return KnowledgeText(tuple(tokens), tuple(property_spans), tuple(value_spans))
+
+
+def candidates(pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer, length: int) -> Candidates:
+    """Writes each (property, value) alone, cut to L = `length` tokens.
+
+    The property gives way first, but never more than half the room, so both spans hold a token.
+    """
+    Q = len(pairs)
+    tokens = np.zeros((Q, length), np.int32)
+    mask = np.zeros((Q, length), bool)
+    spans = np.zeros((2, Q, 2), np.int32)
+    for q, (name, value) in enumerate(pairs):
+        p, v = _fit(tokenizer.encode_term(name), tokenizer.encode_term(value), length - 2)
+        middle, end = 1 + len(p), 1 + len(p) + len(v)
+        tokens[q, : end + 1] = (tokenizer.cls, *p, *v, tokenizer.sep)
+        mask[q, : end + 1] = True
+        spans[:, q] = (1, middle), (middle, end)
+    return Candidates(tokens, mask, spans[0], spans[1])
+
+
+def _fit(
+    p: tuple[int, ...], v: tuple[int, ...], room: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Cuts a property and a value to `room` tokens together (at least 2), at least 1 each."""
+    p = p[: max(room - len(v), room // 2)]
+    return p, v[: room - len(p)]

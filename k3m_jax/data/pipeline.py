@@ -1,0 +1,306 @@
+"""From shards to batches, with grain.
+
+The order of items, their masks and their negatives are functions of the seed and of an item's place
+in the run alone. So the n-th batch is the same whether the run was resumed or not, however many
+hosts share it and however many workers prepare it; and the state of the whole pipeline is one
+integer, the next step.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+
+from k3m_jax.data.batch import Batch
+from k3m_jax.data.collation import collate, link_answers
+from k3m_jax.data.examples import Example, Prepare
+from k3m_jax.data.links import LinkTable
+from k3m_jax.data.regions import ReadRegions
+from k3m_jax.data.shards import BuildInfo, ShardSet, open_shards
+from k3m_jax.data.tokenization import Tokenizer
+from k3m_jax.settings import Data, Settings, UserError
+
+THREADS = 2  # that prepare batches; more would contend for the interpreter
+BATCHES_AHEAD = 4  # prepared before they are asked for, by threads or by each worker process
+EVALUATION_SEED = 0  # not the run's: runs of other seeds are asked the same questions
+
+
+class Inputs(NamedTuple):
+    """What batches are made from; the arguments of `train_batches` in their order."""
+
+    shard_sets: Sequence[ShardSet]
+    tokenizer: Tokenizer
+    table: LinkTable
+
+    def resolve(self, settings: Settings) -> Settings:
+        """`settings` with the sizes that the data tell; UserError where they contradict."""
+        check(settings, self.shard_sets)
+        # Without any picture nothing tells classes, but the head of the model wants a size.
+        classes = max(1, _classes(self.shard_sets))
+        return settings.resolved(vocabulary=self.tokenizer.size, classes=classes)
+
+
+def open_inputs(data: Data) -> Inputs:
+    """Opens what `data` names.
+
+    Raises:
+      UserError: no source is named, one cannot be opened, or there is no tokenizer.
+    """
+    if not data.sources:
+        raise UserError(
+            "data.sources is empty: write shards with python -m launch.build_shards and name them, "
+            "--config.data.sources=\"('FOLDER',)\""
+        )
+    shard_sets = [open_shards(source) for source in data.sources]
+    folder = data.tokenizer or shard_sets[0].tokenizer_folder
+    if not folder:
+        raise UserError(
+            f"{data.sources[0]} was built without a tokenizer: name a folder in data.tokenizer"
+        )
+    table = LinkTable.merge(shards.values for shards in shard_sets)
+    return Inputs(shard_sets, Tokenizer.load(folder), table)
+
+
+class TrainBatches(Iterator[Batch]):
+    """The batches of a run from one step to its last; `close` it when done."""
+
+    def __init__(self, batches: grain.DatasetIterator, step: int):
+        self._batches, self._step = batches, step
+
+    def __next__(self) -> Batch:
+        batch = next(self._batches)
+        self._step += 1
+        return batch
+
+    @property
+    def state(self) -> dict[str, int]:
+        """All that a checkpoint has to keep: the step whose batch comes next."""
+        return {"next_index": self._step}
+
+    def close(self) -> None:
+        """Stops what prepares batches ahead."""
+        self._batches.close()
+
+
+def train_batches(
+    settings: Settings,
+    shard_sets: Sequence[ShardSet],
+    tokenizer: Tokenizer,
+    table: LinkTable,
+    *,
+    start_step: int = 0,
+    shard: int = 0,
+    shards: int = 1,
+) -> TrainBatches:
+    """This host's rows of the batches of steps `start_step` … `settings.training.steps` - 1.
+
+    Args:
+      settings: resolved settings.
+      shard_sets: where products come from, mixed by `settings.data.weights`.
+      tokenizer: of titles and knowledge.
+      table: of all the shard sets.
+      start_step: the first step; what `TrainBatches.state` said of the run that is resumed.
+      shard: index of this host's block of rows among …
+      shards: … so many contiguous blocks of each batch.
+
+    Raises:
+      UserError: sources that contradict the settings or one another, no training items, or rows
+        that do not divide into groups on each shard.
+    """
+    items = train_items(settings, shard_sets, tokenizer, table)
+    steps = _LocalBatches(
+        items,
+        settings,
+        _block(settings, "training.batch", settings.training.batch, shard, shards),
+        range(start_step, settings.training.steps),
+    )
+    batches = steps.to_iter_dataset(_READING)
+    if settings.data.workers:
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(settings.data.workers, BATCHES_AHEAD)
+        )
+    return TrainBatches(iter(batches), start_step)
+
+
+def eval_batches(
+    settings: Settings,
+    shard_sets: Sequence[ShardSet],
+    tokenizer: Tokenizer,
+    table: LinkTable,
+    *,
+    split: str | None = None,
+    shard: int = 0,
+    shards: int = 1,
+) -> Iterator[Batch]:
+    """One pass over held-out items in their stored order, with `collation.link_answers`.
+
+    What is masked and asked of an item depends on its place alone: not on the seed of the run, nor
+    on how items fall into batches. The last batch is filled up with rows of padding.
+
+    Args:
+      settings: resolved settings; `evaluation` says the batch and how many items.
+      shard_sets: where products come from, one after the other.
+      tokenizer: of titles and knowledge.
+      table: of all the shard sets.
+      split: `settings.data.valid_split` if None.
+      shard: index of this host's block of rows among …
+      shards: … so many contiguous blocks of each batch.
+    """
+    items = eval_items(settings, shard_sets, tokenizer, table, split=split)
+    block = _block(settings, "evaluation.batch", settings.evaluation.batch, shard, shards)
+    steps = range(-(-len(items) // settings.evaluation.batch))
+    batches = _LocalBatches(items, settings, block, steps, answers=True)
+    return iter(batches.to_iter_dataset(_READING))
+
+
+def train_items(
+    settings: Settings,
+    shard_sets: Sequence[ShardSet],
+    tokenizer: Tokenizer,
+    table: LinkTable,
+) -> "grain.MapDataset[Example]":
+    """All examples of a run in their order, without end: row r of step s is item s · B + r."""
+    check(settings, shard_sets)
+    sources = _sources(settings, shard_sets, settings.data.train_split)
+    weights = settings.data.weights or [len(source) for source in sources]
+    mixed = [
+        # Each source has a seed of its own, or sources of one length would share an order.
+        source.shuffle(_seed(settings.seed, i)).repeat()
+        for i, source in enumerate(sources)
+    ]
+    items = grain.MapDataset.mix(mixed, weights) if len(mixed) > 1 else mixed[0]
+    prepare = Prepare(settings, tokenizer, table, training=True)
+    return items.random_map(prepare, seed=_seed(settings.seed, len(sources)))
+
+
+def eval_items(
+    settings: Settings,
+    shard_sets: Sequence[ShardSet],
+    tokenizer: Tokenizer,
+    table: LinkTable,
+    *,
+    split: str | None = None,
+) -> "grain.MapDataset[Example]":
+    """The examples of a held-out split, `settings.evaluation.items` at most, in stored order."""
+    check(settings, shard_sets)
+    sources = _sources(settings, shard_sets, split or settings.data.valid_split)
+    items = grain.MapDataset.concatenate(sources) if len(sources) > 1 else sources[0]
+    if settings.evaluation.items:
+        items = items.slice(slice(settings.evaluation.items))
+    prepare = Prepare(settings, tokenizer, table, training=False)
+    return items.random_map(prepare, seed=EVALUATION_SEED)
+
+
+def check(settings: Settings, shard_sets: Sequence[ShardSet]) -> None:
+    """Raises UserError where a source contradicts the settings or another source."""
+    with_pictures = [s for s in shard_sets if _has_pictures(s.info)]
+    for shards in shard_sets:
+        sizes = [("image.front_end", settings.image.front_end, shards.info.front_end)]
+        if shards in with_pictures:
+            sizes += _sizes(settings, shards.info)
+        for key, wanted, stored in sizes:
+            if wanted != stored:
+                raise UserError(
+                    f"{key} is {wanted}, but {shards.folder} was built with {stored}: change the "
+                    "setting, or build the shards anew"
+                )
+    if settings.image.front_end == "patches":
+        return
+    # Codebooks may differ (see `_sources`), detectors may not: nothing maps their classes.
+    if len({shards.info.classes for shards in with_pictures}) > 1:
+        folders = ", ".join(str(shards.folder) for shards in with_pictures)
+        raise UserError(f"data.sources have regions of different detectors: {folders}")
+    mom = settings.objectives.mom
+    if with_pictures and not _classes(shard_sets) and mom.variant == "kl" and mom.weight:
+        raise UserError(
+            f"objectives.mom.variant is 'kl', but the regions of {with_pictures[0].folder} have no "
+            "class distribution: take 'regression' or 'nce'"
+        )
+
+
+class _LocalBatches(grain.MapDataset):
+    """Item i is this host's rows of the batch of step steps[i]."""
+
+    def __init__(
+        self,
+        items: "grain.MapDataset[Example]",
+        settings: Settings,
+        block: range,
+        steps: range,
+        *,
+        answers: bool = False,
+    ):
+        """`block` has the rows of each global batch that are this host's."""
+        super().__init__(items)
+        self._settings, self._block, self._steps, self._answers = settings, block, steps, answers
+        batch = settings.evaluation.batch if answers else settings.training.batch
+        self._batch, self._group = batch, settings.objectives.group
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.slice(index)
+        items, first = self._parent, self._steps[index] * self._batch
+        rows = [first + row for row in self._block]
+        examples = [items[row] if row < len(items) else None for row in rows]
+        batch = collate(examples, self._settings, rows[0] // self._group)
+        return batch | link_answers(examples) if self._answers else batch
+
+
+_READING = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=BATCHES_AHEAD)
+
+
+def _block(settings: Settings, key: str, batch: int, shard: int, shards: int) -> range:
+    """Rows of a global batch of `batch` rows that are of one shard."""
+    G = settings.objectives.group
+    if batch % (shards * G):
+        raise UserError(
+            f"{key} {batch} is not a multiple of {shards} data shards x objectives.group {G}"
+        )
+    rows = batch // shards
+    return range(shard * rows, (shard + 1) * rows)
+
+
+def _sources(
+    settings: Settings, shard_sets: Sequence[ShardSet], split: str
+) -> list[grain.MapDataset]:
+    """The records of each source, their pictures read.
+
+    Patches have the classes of one codebook in all sources: that of the first with pictures.
+    """
+    codebooks = [shards.codebook if shards.info.classes else None for shards in shard_sets]
+    common = next((codebook for codebook in codebooks if codebook), None)
+    sources = []
+    for shards, own in zip(shard_sets, codebooks, strict=True):
+        same = own is None or np.array_equal(own.centres, common.centres)
+        read = ReadRegions(settings.image, None if same else common)
+        sources.append(grain.MapDataset.source(shards.source(split)).map(read))
+    return sources
+
+
+def _sizes(settings: Settings, info: BuildInfo) -> list[tuple[str, Any, Any]]:
+    """What must agree: key, what the settings say, what the data set says."""
+    image = settings.image
+    if image.front_end == "regions":
+        return [("image.feature_dim", image.feature_dim, info.feature_dim)]
+    return [
+        ("image.patch_size", image.patch_size, info.patch_size),
+        ("image.regions", image.regions, info.regions),
+    ]
+
+
+def _has_pictures(info: BuildInfo) -> bool:
+    return info.missing["picture"] < sum(info.products.values())
+
+
+def _classes(shard_sets: Sequence[ShardSet]) -> int:
+    """C: of the first source that has any; 0 where none has."""
+    return next((shards.info.classes for shards in shard_sets if shards.info.classes), 0)
+
+
+def _seed(seed: int, stream: int) -> int:
+    """A seed of its own for each stream of chance."""
+    return int(np.random.SeedSequence((seed, stream)).generate_state(1)[0])
