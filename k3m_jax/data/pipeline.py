@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import grain
 import numpy as np
+from absl import flags
 
 from k3m_jax.data.batch import Batch
 from k3m_jax.data.collation import collate, link_answers
@@ -117,6 +118,8 @@ def train_batches(
     )
     batches = steps.to_iter_dataset(_READING)
     if settings.data.workers:
+        if not flags.FLAGS.is_parsed():  # a notebook or a test; grain hands absl's flags to workers
+            flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(
             grain.MultiprocessingOptions(settings.data.workers, BATCHES_AHEAD)
         )
@@ -162,7 +165,11 @@ def train_items(
 ) -> "grain.MapDataset[Example]":
     """All examples of a run in their order, without end: row r of step s is item s · B + r."""
     check(settings, shard_sets)
-    sources = _sources(settings, shard_sets, settings.data.train_split)
+    split = settings.data.train_split
+    for shards in shard_sets:
+        if not shards.info.products.get(split):
+            raise UserError(f"data.train_split: {shards.folder} has no items in a split {split!r}")
+    sources = _sources(settings, shard_sets, split)
     weights = settings.data.weights or [len(source) for source in sources]
     mixed = [
         # Each source has a seed of its own, or sources of one length would share an order.
@@ -184,7 +191,13 @@ def eval_items(
 ) -> "grain.MapDataset[Example]":
     """The examples of a held-out split, `settings.evaluation.items` at most, in stored order."""
     check(settings, shard_sets)
-    sources = _sources(settings, shard_sets, split or settings.data.valid_split)
+    split = split or settings.data.valid_split
+    sources = _sources(settings, shard_sets, split)
+    if not sources:
+        names = ", ".join(sorted({name for shards in shard_sets for name in shards.info.products}))
+        raise UserError(
+            f"data.valid_split: no source has items in a split {split!r}, only in {names}"
+        )
     items = grain.MapDataset.concatenate(sources) if len(sources) > 1 else sources[0]
     if settings.evaluation.items:
         items = items.slice(slice(settings.evaluation.items))
@@ -194,10 +207,9 @@ def eval_items(
 
 def check(settings: Settings, shard_sets: Sequence[ShardSet]) -> None:
     """Raises UserError where a source contradicts the settings or another source."""
-    with_pictures = [s for s in shard_sets if _has_pictures(s.info)]
     for shards in shard_sets:
         sizes = [("image.front_end", settings.image.front_end, shards.info.front_end)]
-        if shards in with_pictures:
+        if _has_pictures(shards.info):
             sizes += _sizes(settings, shards.info)
         for key, wanted, stored in sizes:
             if wanted != stored:
@@ -208,6 +220,7 @@ def check(settings: Settings, shard_sets: Sequence[ShardSet]) -> None:
     if settings.image.front_end == "patches":
         return
     # Codebooks may differ (see `_sources`), detectors may not: nothing maps their classes.
+    with_pictures = [shards for shards in shard_sets if _has_pictures(shards.info)]
     if len({shards.info.classes for shards in with_pictures}) > 1:
         folders = ", ".join(str(shards.folder) for shards in with_pictures)
         raise UserError(f"data.sources have regions of different detectors: {folders}")
@@ -267,7 +280,7 @@ def _block(settings: Settings, key: str, batch: int, shard: int, shards: int) ->
 def _sources(
     settings: Settings, shard_sets: Sequence[ShardSet], split: str
 ) -> list[grain.MapDataset]:
-    """The records of each source, their pictures read.
+    """The records of each source that has any in the split, their pictures read.
 
     Patches have the classes of one codebook in all sources: that of the first with pictures.
     """
@@ -275,9 +288,10 @@ def _sources(
     common = next((codebook for codebook in codebooks if codebook), None)
     sources = []
     for shards, own in zip(shard_sets, codebooks, strict=True):
-        same = own is None or np.array_equal(own.centres, common.centres)
-        read = ReadRegions(settings.image, None if same else common)
-        sources.append(grain.MapDataset.source(shards.source(split)).map(read))
+        if shards.info.products.get(split):
+            same = own is None or np.array_equal(own.centres, common.centres)
+            read = ReadRegions(settings.image, None if same else common)
+            sources.append(grain.MapDataset.source(shards.source(split)).map(read))
     return sources
 
 

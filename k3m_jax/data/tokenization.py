@@ -157,11 +157,12 @@ def train_wordpiece(texts: Iterable[str], vocabulary_size: int, folder: epath.Pa
     words = collections.Counter()
     for text in texts:
         words.update(word for word, _ in split(clean(text)))
-    characters, inner = collections.Counter(), set()
+    characters, in_words = collections.Counter(), set()  # Chinese ones each stand alone
     for word, count in words.items():
         for character in word:
             characters[character] += count
-        inner.update(word[1:])
+        if len(word) > 1:
+            in_words.update(word)
     by_frequency = sorted(characters, key=lambda c: (-characters[c], c))
     alphabet = sorted(by_frequency[: max(1, vocabulary_size // 2)])
     special = [names[0] for names in SPECIAL_TOKENS.values()]
@@ -171,7 +172,7 @@ def train_wordpiece(texts: Iterable[str], vocabulary_size: int, folder: epath.Pa
         min_frequency=2,
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
-        special_tokens=[*special, *(f"##{c}" for c in alphabet if c in inner)],
+        special_tokens=[*special, *(f"##{c}" for c in alphabet if c in in_words)],
         show_progress=False,
     )
     # A fresh one of the same vocabulary, in which only the real special tokens are special.

@@ -1,0 +1,307 @@
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from k3m_jax.data import pipeline
+from k3m_jax.data.batch import batch_spec
+from k3m_jax.data.codebook import Codebook
+from k3m_jax.data.links import normalised
+from k3m_jax.data.pipeline import eval_batches, eval_items, open_inputs, train_batches, train_items
+from k3m_jax.settings import Data, Evaluation, Lengths, MaskedObject, Training, UserError
+from tests.products import (
+    detected,
+    inputs,
+    memory_shards,
+    products,
+    record,
+    settings_for,
+    tokenizer,
+)
+from tests.tiny import TINY
+
+
+@pytest.fixture(scope="module")
+def given():
+    return inputs(memory_shards(products(40), products(21, first=100)))
+
+
+@pytest.fixture(scope="module")
+def settings(given):
+    return settings_for(given, training=Training(steps=6, batch=16, accumulation=1))
+
+
+@pytest.fixture(scope="module")
+def batches(given, settings):
+    return list(train_batches(settings, *given))
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def joined(parts):
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def test_batches_are_as_described_and_end_with_the_run(batches, settings):
+    assert len(batches) == 6
+    for batch in batches:
+        for name, (shape, dtype) in batch_spec(settings, 16).items():
+            assert (batch[name].shape, batch[name].dtype) == (shape, dtype), name
+
+
+@pytest.mark.parametrize("shards", [2, 4])
+def test_hosts_together_have_the_same_batch_in_the_same_order(shards, batches, given, settings):
+    parts = [train_batches(settings, *given, shard=i, shards=shards) for i in range(shards)]
+    for whole, split in zip(batches, zip(*parts, strict=True), strict=True):
+        assert_equal(whole, joined(split))
+
+
+@pytest.mark.parametrize("start", [1, 4])
+def test_a_run_goes_on_where_it_stopped_on_another_number_of_hosts(start, batches, given, settings):
+    resumed = train_batches(settings, *given, start_step=start)
+    half = train_batches(settings, *given, start_step=start, shard=1, shards=2)
+    for whole in batches[start:]:
+        assert_equal(whole, next(resumed))
+        assert_equal({name: array[8:] for name, array in whole.items()}, next(half))
+
+
+def test_the_state_is_the_next_step(given, settings):
+    run = train_batches(settings, *given, start_step=2)
+    assert run.state == {"next_index": 2}
+    next(run)
+    assert run.state == {"next_index": 3}
+    run.close()
+
+
+@pytest.mark.slow  # worker processes start Python anew
+def test_worker_processes_change_nothing(batches, given, settings):
+    data = dataclasses.replace(settings.data, workers=2)
+    run = train_batches(dataclasses.replace(settings, data=data), *given, start_step=1)
+    for whole in batches[1:]:
+        assert_equal(whole, next(run))
+    run.close()
+
+
+def test_another_seed_gives_another_run(batches, given, settings):
+    other = next(train_batches(dataclasses.replace(settings, seed=1), *given))
+    assert (other["region_inputs"] != batches[0]["region_inputs"]).any()
+
+
+def test_each_item_comes_once_an_epoch_in_an_order_of_its_own(given, settings):
+    items = train_items(settings, *given)
+    epochs = [[items[e * 40 + i].record["id"] for i in range(40)] for e in range(3)]
+    everything = {r["id"] for r in given.shard_sets[0].source("train")}
+    assert all(set(epoch) == everything for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_masks_and_questions_are_drawn_anew_each_epoch(given, settings):
+    items = train_items(settings, *given)
+    visits = {}
+    for i in range(40 * 6):
+        e = items[i]
+        draw = (*e.mlm_positions, e.question.target, e.question.false, e.knowledge.tokens)
+        visits.setdefault(e.record["id"], set()).add(draw)
+    assert all(len(draws) >= 4 for draws in visits.values())
+
+
+def test_sources_are_mixed_by_weight_and_each_is_seen_whole():
+    few, many = memory_shards(products(30)), memory_shards(products(90, first=100))
+    given = inputs(few, many)
+    for weights, expected in (((), 0.25), ((1.0, 1.0), 0.5), ((0.9, 0.1), 0.9)):
+        data = Data(sources=("few", "many"), weights=weights)
+        items = train_items(settings_for(given, data=data), *given)
+        ids = Counter(items[i].record["id"] for i in range(240))
+        of_few = [ids[r["id"]] for r in few.source("train")]
+        assert abs(sum(of_few) / 240 - expected) < 0.01
+        assert max(of_few) - min(of_few) <= 1
+
+
+def test_sources_of_one_length_do_not_move_in_step():
+    given = inputs(memory_shards(products(20)), memory_shards(products(20, first=100)))
+    items = train_items(settings_for(given), *given)
+    a, b = ([int(items[i].record["id"][2:]) % 100 for i in range(s, 40, 2)] for s in (0, 1))
+    assert sorted(a) == sorted(b)
+    assert a != b
+
+
+def test_a_source_with_a_codebook_of_its_own_gets_the_classes_of_the_first():
+    centres = np.random.default_rng(0).normal(size=(7, 80)).astype(np.float32)
+    first, second = memory_shards(products(4)), memory_shards(products(4, first=100))
+    first.codebook, second.codebook = Codebook(centres, 4), Codebook(centres[::-1], 4)
+    given = inputs(first, second)
+    items = train_items(settings_for(given), *given)
+    for i in range(8):
+        record, regions = items[i].record, items[i].regions
+        wanted = record["class_ids"]
+        if int(record["id"][2:]) >= 100:
+            wanted = first.codebook.assign(regions.inputs)
+        np.testing.assert_array_equal(regions.class_ids[:, 0], wanted)
+
+
+def test_the_answer_cannot_be_read_off_the_knowledge():
+    """The asked pair is gone in every spelling; other values of its property stay."""
+    numbers = [str(n) for n in range(100, 140)]
+    records = [
+        record(n, [("fibre", v), ("Fibre", f" {v} "), ("colour", "red"), ("FIBRE", "silk")])
+        for n, v in enumerate(numbers)
+    ]
+    given = inputs(memory_shards(records))
+    items = train_items(settings_for(given, lengths=Lengths(8, 16, 8, 6)), *given)
+    stayed = 0
+    for i in range(200):
+        e = items[i]
+        name, value = given.table.pairs[e.question.target]
+        text = tokenizer().decode(e.knowledge.tokens)
+        assert normalised(value) not in text.split()
+        own = e.record["values"][0]
+        if normalised(value) != own:
+            assert text.split().count(own) == 2  # in both of its spellings
+            stayed += 1
+        elif name == "fibre":
+            assert "silk" in text
+    assert stayed > 50
+
+
+def test_an_item_of_158_triples_shows_them_all_in_time():
+    values = [str(n) for n in range(158)]
+    given = inputs(memory_shards([record(0, [("colour", v) for v in values])]))
+    model = dataclasses.replace(TINY.model, positions=32)
+    settings = settings_for(given, lengths=Lengths(8, 32, 24, 6), model=model)
+    items = train_items(settings, *given)
+    shown, asked = set(), set()
+    for epoch in range(200):
+        e = items[epoch]
+        text = e.knowledge
+        assert len(text.tokens) <= 32
+        shown |= {tokenizer().decode(text.tokens[a:b]) for a, b in text.value_spans}
+        asked.add(e.question.target)
+    assert shown == set(values)
+    assert len(asked) > 100
+
+
+def test_broken_pictures_do_not_end_a_run():
+    broken = [r | {"picture": r["picture"][:60]} for r in products(8)]
+    given = inputs(memory_shards(broken))
+    batch = next(train_batches(settings_for(given, training=Training(batch=8)), *given))
+    assert not batch["region_mask"].any()
+    assert batch["title_mask"].any()
+
+
+def test_detected_regions_go_the_same_way():
+    records = [r | detected(i) for i, r in enumerate(products(8))]
+    given = inputs(memory_shards(records, front_end="regions", feature_dim=6, classes=5))
+    image = dataclasses.replace(TINY.image, front_end="regions", feature_dim=6)
+    settings = settings_for(given, image=image, training=Training(batch=8))
+    batch = next(train_batches(settings, *given))
+    assert batch["region_inputs"].dtype == np.float16
+    assert batch["region_mask"].all()
+    assert settings.image.classes == 5
+
+
+# Evaluation.
+
+
+def test_evaluation_is_one_pass_in_stored_order_with_padding_at_the_end(given, settings):
+    found = list(eval_batches(settings, *given))
+    rows = joined([{k: v for k, v in b.items() if k != "link_known"} for b in found])
+    assert [len(b["title_mask"]) for b in found] == [16, 16]
+    titles = [tokenizer().encode(r["title"])[:6] for r in given.shard_sets[0].source("valid")]
+    assert rows["title_content"].sum(1).tolist() == [len(t) for t in titles] + [0] * 11
+    assert (rows["link_target"][:21] >= 0).all()
+    assert (rows["link_target"][21:] == -1).all()
+
+
+def test_evaluation_asks_the_same_of_an_item_whatever_the_batch_and_the_seed(given, settings):
+    small = dataclasses.replace(settings, evaluation=Evaluation(batch=4), seed=3)
+    large = list(eval_batches(settings, *given))
+    parts = list(eval_batches(small, *given))
+    assert len(parts) == 6
+    for name in large[0]:
+        # Other items as negatives are drawn by the seed of the run, known values padded by batch.
+        if name not in ("link_items", "link_item_weights", "link_known"):
+            whole, split = (np.concatenate([b[name] for b in found]) for found in (large, parts))
+            np.testing.assert_array_equal(whole[:21], split[:21], err_msg=name)
+
+
+def test_hosts_evaluate_contiguous_rows(given, settings):
+    for whole, *parts in zip(
+        eval_batches(settings, *given),
+        *(eval_batches(settings, *given, shard=i, shards=2) for i in range(2)),
+        strict=True,
+    ):
+        for part in (whole, *parts):
+            part.pop("link_known")
+        assert_equal(whole, joined(parts))
+
+
+def test_evaluation_can_stop_early_and_take_another_split(given, settings):
+    five = dataclasses.replace(settings, evaluation=Evaluation(batch=4, items=5))
+    found = list(eval_batches(five, *given))
+    assert [(b["link_target"] >= 0).sum() for b in found] == [4, 1]
+    assert len(eval_items(settings, *given, split="train")) == 40
+
+
+def test_a_source_without_held_out_items_is_left_out_of_evaluation(settings):
+    given = inputs(memory_shards(products(4)), memory_shards(products(4), products(3, first=100)))
+    assert len(eval_items(settings_for(given), *given)) == 3
+
+
+# Mistakes.
+
+
+def told(message, call):
+    with pytest.raises(UserError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+def test_mistakes_are_told_by_their_key(given, settings):
+    told("data.sources is empty", lambda: open_inputs(Data()))
+    told(
+        "training.batch 16 is not a multiple of 8 data shards x objectives.group 4",
+        lambda: train_batches(settings, *given, shard=0, shards=8),
+    )
+    told(
+        "data.train_split: memory has no items in a split 'train'",
+        lambda: train_items(settings, *inputs(memory_shards([], products(1)))),
+    )
+    told(
+        "data.valid_split: no source has items in a split 'test', only in train, valid",
+        lambda: eval_items(settings, *given, split="test"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        ({"patch_size": 8}, "image.patch_size is 4, but memory was built with 8"),
+        ({"regions": 9}, "image.regions is 4, but memory was built with 9"),
+        ({"front_end": "regions"}, "image.front_end is patches, but memory was built with regions"),
+    ],
+)
+def test_shards_of_other_sizes_are_refused(info, message, settings):
+    other = inputs(memory_shards(products(2), **info))
+    told(message, lambda: pipeline.check(settings, other.shard_sets))
+
+
+def test_sizes_do_not_matter_where_there_is_no_picture(settings):
+    pictureless = memory_shards([r | {"picture": b""} for r in products(2)], patch_size=8)
+    pipeline.check(settings, [pictureless])
+
+
+def test_regions_of_several_detectors_or_of_no_class_are_refused():
+    image = dataclasses.replace(TINY.image, front_end="regions", feature_dim=6)
+    settings = dataclasses.replace(TINY, image=image)
+    a, b, none = (
+        memory_shards(products(2), front_end="regions", feature_dim=6, classes=c) for c in (5, 6, 0)
+    )
+    told("different detectors", lambda: pipeline.check(settings, [a, b]))
+    told("objectives.mom.variant is 'kl'", lambda: pipeline.check(settings, [none]))
+    objectives = dataclasses.replace(TINY.objectives, mom=MaskedObject(variant="regression"))
+    pipeline.check(dataclasses.replace(settings, objectives=objectives), [none])
