@@ -1,0 +1,86 @@
+"""The training loop."""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+import jax
+
+from k3m_jax.data.batch import Batch
+from k3m_jax.model.network import Params
+from k3m_jax.settings import Training
+from k3m_jax.training.checkpoints import Checkpoints
+from k3m_jax.training.compilation import Program
+from k3m_jax.training.preemption import watch_signals
+from k3m_jax.training.profiling import ProfilerWindow
+from k3m_jax.training.reporting import Reporter
+
+Evaluate = Callable[[Params], Mapping[str, float | None]]
+
+
+class Batches(Protocol, Iterator[Batch]):
+    """This process' rows of the batches from one step on."""
+
+    @property
+    def state(self) -> Mapping[str, int]:
+        """Where the input stands."""
+
+    def close(self) -> None:
+        """Ends what prepares batches ahead."""
+
+
+def train(
+    program: Program,
+    checkpoints: Checkpoints,
+    batches_from: Callable[[int], Batches],
+    evaluate: Evaluate,
+    workdir: pathlib.Path,
+) -> bool:
+    """Trains to the last step, from the newest checkpoint if there is one.
+
+    Whatever happens at a step depends on the step alone, so that a run that was stopped anywhere
+    and started again writes the same numbers as one that never stopped.
+
+    Args:
+      program: what runs on the devices.
+      checkpoints: where the state is kept.
+      batches_from: step -> the batches from that step on.
+      evaluate: parameters -> held-out numbers; their `loss` says which checkpoint is best.
+      workdir: of metrics, events and profile.
+
+    Returns:
+      False where the process was told to stop before the last step; its state is saved.
+
+    Raises:
+      UserError: the checkpoints are of another run.
+    """
+    training = program.network.settings.training
+    state = checkpoints.restore(program.abstract_state) or program.init()
+    step, stop = int(state.step), False
+    with contextlib.ExitStack() as stack:
+        preemption = stack.enter_context(watch_signals())
+        report = stack.enter_context(contextlib.closing(Reporter(program, workdir, state)))
+        profiler = stack.enter_context(contextlib.closing(ProfilerWindow(training, workdir)))
+        batches = stack.enter_context(contextlib.closing(batches_from(step)))
+        while step < training.steps and not stop:
+            with report.stopwatch.waiting():
+                batch = program.place(next(batches))
+            profiler.before(step)
+            with jax.transfer_guard("disallow"):
+                state, metrics = program.step(state, batch)
+            profiler.after(step, metrics["loss"])
+            step += 1
+            report.dispatched(step, metrics)
+            stop = bool(preemption)  # read once: a signal from here on stops the next step
+            evaluation_due = _due(step, training, training.eval_every)
+            if evaluation_due or stop or _due(step, training, training.checkpoint_every):
+                report.pause()  # what a checkpoint has seen must be written before it stands
+                loss = report.held_out(step, evaluate(state.params)) if evaluation_due else None
+                checkpoints.save(step, state, batches.state, loss)
+        checkpoints.wait()
+    return step == training.steps
+
+
+def _due(step: int, training: Training, every: int) -> bool:
+    return step == training.steps or (every > 0 and step % every == 0)

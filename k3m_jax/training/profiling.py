@@ -1,0 +1,34 @@
+"""A window of steps that the profiler looks at."""
+
+import pathlib
+
+import jax
+
+from k3m_jax.settings import Training
+
+
+class ProfilerWindow:
+    """Traces steps `profile_start` … + `profile_steps` into `profile/` of the run's folder."""
+
+    def __init__(self, training: Training, workdir: pathlib.Path):
+        self._first = training.profile_start
+        self._after = training.profile_start + training.profile_steps
+        self._folder, self._open = str(workdir / "profile"), False
+
+    def before(self, step: int) -> None:
+        """Called before each step; opens the window, also for a run that resumes within it."""
+        if self._first <= step < self._after and not self._open:
+            jax.profiler.start_trace(self._folder)
+            self._open = True
+
+    def after(self, step: int, result: jax.Array) -> None:
+        """Called after each step; closes the window when `result`, of the last step, is there."""
+        if self._open and step + 1 >= self._after:
+            jax.block_until_ready(result)
+            self.close()
+
+    def close(self) -> None:
+        """Writes what was traced, also of a window that the run's end cuts short."""
+        if self._open:
+            jax.profiler.stop_trace()
+            self._open = False

@@ -1,0 +1,82 @@
+"""What a run says while it goes: progress, metrics one step late, refused steps, speed."""
+
+import pathlib
+import sys
+from collections.abc import Mapping
+
+import jax
+import tqdm
+
+from k3m_jax.training.compilation import Program
+from k3m_jax.training.metrics import MetricWriter
+from k3m_jax.training.state import State
+from k3m_jax.training.step import Metrics
+from k3m_jax.training.throughput import Stopwatch
+
+
+class Reporter:
+    """Reads each step's metrics once the next step is dispatched, so that no device waits for it.
+
+    Attributes:
+      stopwatch: times the steps.
+    """
+
+    def __init__(self, program: Program, workdir: pathlib.Path, state: State):
+        """`state` is what the run starts from."""
+        self._training = program.network.settings.training
+        step, self._skipped = int(state.step), int(state.skipped)
+        self.stopwatch = Stopwatch(program.network.settings, list(program.mesh.devices.flat))
+        self._writer = MetricWriter(workdir, step)
+        self._bar = tqdm.tqdm(
+            total=self._training.steps,
+            initial=step,
+            unit="step",
+            # A log file wants few lines, a terminal a lively bar.
+            mininterval=0.5 if sys.stderr.isatty() else 20,
+        )
+        self._pending: tuple[int, Metrics] | None = None
+
+    def dispatched(self, step: int, metrics: Metrics) -> None:
+        """The step that makes `step` steps done was handed to the devices."""
+        self._flush()
+        self._pending = step, metrics
+
+    def held_out(self, step: int, values: Mapping[str, float | None]) -> float | None:
+        """Writes held-out numbers; returns their `loss`, if any."""
+        self._writer.metrics(step, "valid", values)
+        loss = values.get("loss")
+        self._bar.write(f"step {step}: held-out loss {loss}", file=sys.stderr)
+        return loss
+
+    def pause(self) -> None:
+        """Waits until every dispatched step is done and written; what comes now is no step."""
+        self._flush()
+        self.stopwatch.pause()
+
+    def close(self) -> None:
+        """Writes what is pending and closes the files."""
+        self._flush()
+        self._bar.close()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        """Waits for the last dispatched step and writes its metrics."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self.stopwatch.lap()
+        self._bar.update()
+        self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
+        if values["skipped"] > self._skipped:
+            self._skipped = int(values["skipped"])
+            self._bar.write(
+                f"step {step}: loss {values['loss']} or its gradient {values['gradient_norm']} is "
+                f"not finite; refused, {self._skipped} so far",
+                file=sys.stderr,
+            )
+        if step == 1 or step % self._training.log_every == 0 or step == self._training.steps:
+            self._writer.metrics(step, "train", values)
+            if timing := self.stopwatch.report():
+                self._writer.timing(step, timing)
