@@ -1,0 +1,77 @@
+"""What a model gets that gives the same answer whatever it is shown.
+
+The floor is made an ordinary output: log frequencies of tokens and classes as logits, the mean
+feature as a prediction, energies that are all alike. So it goes through the objectives' own code,
+on the very positions that the model is asked about. Link prediction's ranking has a floor of its
+own, per property (`link_ranking`).
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from k3m_jax.data.batch import Batch
+from k3m_jax.model.image_encoder import region_features
+from k3m_jax.model.k3m import Outputs, Product
+from k3m_jax.objectives.masked_object import NCE_NEGATIVES_ELSEWHERE, NCE_NEGATIVES_WITHIN
+from k3m_jax.settings import Settings
+
+NCE_CHANCE = 1 / (1 + NCE_NEGATIVES_ELSEWHERE + NCE_NEGATIVES_WITHIN)
+
+
+class ConstantAnswer(NamedTuple):
+    """The answer of the floor."""
+
+    mlm_logits: np.ndarray  # [V] log frequencies of masked tokens in training
+    # [C] log frequencies of the likeliest classes of masked regions (`kl`), [F] the mean feature of
+    # masked regions (`regression`), or [F] zeros, which tell no feature from another (`nce`).
+    mom_prediction: np.ndarray
+
+    def outputs(self, batch: Batch) -> Outputs:
+        """The answer to every question of a batch."""
+        B, M = batch["mlm_targets"].shape
+        N, J = batch["mom_weights"].shape[1], batch["link_tokens"].shape[1]
+        nothing = Product(None, None, jnp.zeros((B, 1)), None)
+        return Outputs(
+            nothing,
+            jnp.broadcast_to(self.mlm_logits, (B, M, len(self.mlm_logits))),
+            jnp.broadcast_to(self.mom_prediction, (B, N, len(self.mom_prediction))),
+            jnp.zeros((B, J, 1)),
+            jnp.zeros((B, J, 1)),
+        )
+
+
+def constant_answer(batches: Iterable[Batch], settings: Settings) -> ConstantAnswer:
+    """Counts the right answers of some training batches.
+
+    One is added to each count: what training never asked for is unlikely, not impossible.
+
+    Args:
+      batches: of the training split.
+      settings: resolved.
+    """
+    variant = settings.objectives.mom.variant
+    tokens = np.ones(settings.model.vocabulary)
+    classes = np.ones(settings.image.classes)
+    features, regions = np.zeros(settings.image.input_dim), 0
+    for batch in batches:
+        np.add.at(tokens, batch["mlm_targets"][batch["mlm_weights"] > 0], 1)
+        asked = batch["mom_weights"] > 0
+        if variant == "kl":
+            likeliest = batch["class_probs"].argmax(-1)[..., None]
+            np.add.at(classes, np.take_along_axis(batch["class_ids"], likeliest, -1)[asked], 1)
+        elif variant == "regression":
+            seen = jax.device_get(region_features(batch["region_inputs"][asked]))
+            features += seen.sum(0, dtype=np.float64)
+            regions += len(seen)
+    mom_prediction = {
+        "kl": np.log(classes / classes.sum()),
+        "regression": features / max(regions, 1),
+        "nce": features,
+    }[variant]
+    return ConstantAnswer(
+        np.log(tokens / tokens.sum()).astype(np.float32), mom_prediction.astype(np.float32)
+    )
