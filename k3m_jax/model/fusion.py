@@ -25,7 +25,7 @@ def straight_through_choice(
         logits = logits + jax.random.gumbel(key, logits.shape, logits.dtype)
     soft = jax.nn.softmax(logits / temperature, axis=-2)
     hard = jax.nn.one_hot(logits.argmax(-2), logits.shape[-2], axis=-2, dtype=soft.dtype)
-    return hard + soft - jax.lax.stop_gradient(soft)
+    return hard + (soft - jax.lax.stop_gradient(soft))  # the bracket is exactly 0
 
 
 class Fusion(nn.Module):

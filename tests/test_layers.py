@@ -1,0 +1,113 @@
+"""Attention and its helpers against plain NumPy in float64."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from k3m_jax.model.layers import Attention, SelfAttentionLayer, masked_mean, masked_softmax, repeat
+from k3m_jax.model.text_encoder import span_means
+
+RNG = np.random.default_rng(0)
+
+
+def _attention_by_loops(params, x, context, mask, heads):
+    """One query and one head at a time, in float64."""
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+    out = np.zeros((*x.shape[:2], p["out"]["kernel"].shape[-1]))
+    for b in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            total = p["out"]["bias"].copy()
+            for h in range(heads):
+                q = x[b, i] @ p["query"]["kernel"][:, h] + p["query"]["bias"][h]
+                keys = [j for j in range(context.shape[1]) if mask[b, j]]
+                if not keys:
+                    continue
+                k = context[b, keys] @ p["key"]["kernel"][:, h] + p["key"]["bias"][h]
+                v = context[b, keys] @ p["value"]["kernel"][:, h] + p["value"]["bias"][h]
+                score = k @ q / np.sqrt(len(q))
+                weight = np.exp(score - score.max())
+                total += (weight / weight.sum()) @ v @ p["out"]["kernel"][h]
+            out[b, i] = total
+    return out
+
+
+def test_attention_equals_loops_over_queries_and_heads():
+    x, context = RNG.normal(size=(3, 4, 6)), RNG.normal(size=(3, 5, 10))
+    mask = np.array([[1, 1, 1, 1, 1], [1, 0, 1, 0, 0], [0, 0, 0, 0, 0]], bool)
+    module = Attention(6, 8, 2, "embed", "image_embed", 0.0, jnp.float32, True)
+    arguments = [jnp.asarray(a, jnp.float32) for a in (x, context)]
+    params = nn.unbox(module.init(jax.random.key(0), *arguments, mask)["params"])
+    params = jax.tree.map(lambda a: jnp.asarray(RNG.normal(size=a.shape), jnp.float32), params)
+    ours = module.apply({"params": params}, *arguments, mask)
+    expected = _attention_by_loops(params, x, context, mask, heads=2)
+    # float32 against float64 sums of a few dozen terms of size about 10.
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_masked_softmax_of_nothing_is_zero_with_a_finite_gradient():
+    scores = jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    mask = jnp.array([[True, False, True], [False, False, False]])
+    out = masked_softmax(scores, mask, axis=-1)
+    expected = np.exp([1.0, 3.0]) / np.exp([1.0, 3.0]).sum()
+    np.testing.assert_allclose(out[0], [expected[0], 0, expected[1]], rtol=1e-6)
+    np.testing.assert_array_equal(out[1], 0)
+    gradient = jax.grad(lambda s: (masked_softmax(s, mask, -1) ** 2).sum())(scores)
+    assert np.isfinite(gradient).all()
+    np.testing.assert_array_equal(gradient[1], 0)
+
+
+def test_masked_mean_ignores_what_is_masked_even_if_it_is_not_a_number():
+    x = jnp.asarray(RNG.normal(size=(2, 3, 4)), jnp.float32)
+    mask = jnp.array([[True, True, False], [False, False, False]])
+    out = masked_mean(x, mask)
+    np.testing.assert_allclose(out[0], np.asarray(x[0, :2]).mean(0), rtol=1e-6)
+    np.testing.assert_array_equal(out[1], 0)
+
+
+def test_span_means_are_means_over_each_span_and_zero_for_an_empty_one():
+    hidden = RNG.normal(size=(2, 7, 5)).astype(np.float32)
+    spans = np.array([[[0, 7], [2, 3], [4, 4]], [[1, 4], [3, 6], [0, 0]]], np.int32)
+    out = span_means(jnp.asarray(hidden), jnp.asarray(spans))
+    for b in range(2):
+        for x in range(3):
+            start, end = spans[b, x]
+            expected = hidden[b, start:end].mean(0) if end > start else np.zeros(5)
+            np.testing.assert_allclose(out[b, x], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def stack():
+    """A stack of three layers, its parameters, and an input."""
+    fields = {
+        "width": 8, "heads": 2, "mlp": 16, "axis": "embed",
+        "dropout": 0.0, "dtype": jnp.float32, "deterministic": True,
+    }  # fmt: skip
+    x = jnp.asarray(RNG.normal(size=(2, 5, 8)), jnp.float32)
+    mask = jnp.array([[True] * 5, [True] * 3 + [False] * 2])
+    params = nn.unbox(
+        repeat(SelfAttentionLayer, 3, False, **fields).init(jax.random.key(0), x, mask)
+    )
+    return fields, params, x, mask
+
+
+def test_scanned_layers_equal_the_layers_one_after_another(stack):
+    fields, params, x, mask = stack
+    scanned, _ = repeat(SelfAttentionLayer, 3, False, **fields).apply(params, x, mask)
+    y = x
+    for i in range(3):
+        layer = jax.tree.map(lambda a, i=i: a[i], params["params"])
+        y, _ = SelfAttentionLayer(**fields).apply({"params": layer}, y, mask)
+    np.testing.assert_allclose(scanned, y, rtol=1e-5, atol=1e-6)
+
+
+def test_remat_changes_no_value_and_no_gradient(stack):
+    fields, params, x, mask = stack
+
+    def loss(params, remat):
+        out, _ = repeat(SelfAttentionLayer, 3, remat, **fields).apply(params, x, mask)
+        return (out**2).sum() + (out**3).sum()
+
+    plain, remat = (jax.value_and_grad(loss)(params, r) for r in (False, True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), plain, remat)
