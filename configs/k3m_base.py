@@ -1,0 +1,20 @@
+"""K3M at the paper's size on a detector's regions: the defaults of `k3m_jax/settings.py`.
+
+Name the shards: --config.data.sources=FOLDER.
+"""
+
+import ml_collections
+
+from configs.debug import variant
+from k3m_jax.settings import default_config
+
+
+def get_config(name: str = "") -> ml_collections.ConfigDict:
+    config = default_config()
+    config.image.front_end = "regions"
+    config.image.regions = 36
+    config.training.steps = 100_000
+    config.training.batch = 256
+    config.mesh.update(data=1, fsdp=-1)  # parameters and optimizer state spread over all devices
+    config.model.remat = True
+    return variant(config, name)

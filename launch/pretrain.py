@@ -1,0 +1,71 @@
+"""Pretrains K3M on shards of products; the same command resumes a run that was stopped.
+
+  python -m launch.pretrain --config=configs/quickstart.py --workdir=runs/first \\
+      --config.data.sources=FOLDER [--config.optimizer.learning_rate=3e-4 …]
+
+FOLDER is what launch.build_shards wrote. `--config=configs/quickstart.py:debug` is the same, tiny.
+docs/configuration.md has all settings.
+
+Exit codes: 0 finished; 2 a mistake in the command, told in one line; 75 told to stop (SIGTERM or
+Ctrl-C): the state is saved, run the same command again.
+"""
+
+import contextlib
+import pathlib
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from k3m_jax.data.pipeline import open_inputs, train_batches
+from k3m_jax.evaluation.evaluator import make_evaluator
+from k3m_jax.model.network import Network
+from k3m_jax.parallel.mesh import make_mesh, process_block
+from k3m_jax.settings import Settings
+from k3m_jax.training import debugging
+from k3m_jax.training.checkpoints import Checkpoints, Meta
+from k3m_jax.training.compilation import Program
+from k3m_jax.training.loop import train
+from k3m_jax.training.preemption import EXIT_PREEMPTED
+from launch import cli
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="a file of configs/")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, events")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv: list[str]) -> int | None:
+    """Wires the parts of a run together."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    logging.set_verbosity(logging.WARNING)  # of Orbax, which tells of each file it writes
+    workdir, settings = pathlib.Path(WORKDIR.value), Settings.from_config(CONFIG.value)
+    debugging.apply(settings.debug)
+    inputs = open_inputs(settings.data)
+    settings = inputs.resolve(settings)
+    mesh, network = make_mesh(settings.mesh), Network(settings)
+    shard, shards = process_block(mesh)
+    meta = Meta.of(
+        settings,
+        [each.info.fingerprint for each in inputs.shard_sets],
+        inputs.tokenizer.fingerprint,
+    )
+    with contextlib.closing(Checkpoints(workdir, meta, settings.training.keep)) as checkpoints:
+        finished = train(
+            Program(network, mesh),
+            checkpoints,
+            lambda step: train_batches(
+                settings, *inputs, start_step=step, shard=shard, shards=shards
+            ),
+            make_evaluator(network, mesh, inputs),
+            workdir,
+        )
+    if not finished:
+        print(f"stopped and saved in {workdir}: run the same command to go on", file=sys.stderr)
+        return EXIT_PREEMPTED
+    print(f"finished: {workdir}; next: python -m launch.evaluate --workdir={workdir}")
+    return None
+
+
+if __name__ == "__main__":
+    cli.run(main)
