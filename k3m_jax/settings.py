@@ -179,6 +179,7 @@ class Training:
     steps: int = 100_000
     batch: int = 256  # B, of all devices together
     accumulation: int = 1  # micro-batches per step
+    one_batch: bool = False  # every step sees the first step's batch: to learn it by heart
     log_every: int = 10
     eval_every: int = 2_000  # held-out evaluation; 0 is at the end only
     checkpoint_every: int = 1_000

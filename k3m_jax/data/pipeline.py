@@ -110,11 +110,12 @@ def train_batches(
         that do not divide into groups on each shard.
     """
     items = train_items(settings, shard_sets, tokenizer, table)
+    left = range(start_step, settings.training.steps)
     steps = _LocalBatches(
         items,
         settings,
         _block(settings, "training.batch", settings.training.batch, shard, shards),
-        range(start_step, settings.training.steps),
+        [0] * len(left) if settings.training.one_batch else left,
     )
     batches = steps.to_iter_dataset(_READING)
     if settings.data.workers:
@@ -240,7 +241,7 @@ class _LocalBatches(grain.MapDataset):
         items: "grain.MapDataset[Example]",
         settings: Settings,
         block: range,
-        steps: range,
+        steps: Sequence[int],
         *,
         answers: bool = False,
     ):
