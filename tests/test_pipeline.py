@@ -4,9 +4,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from k3m_jax.data import pipeline
 from k3m_jax.data.batch import batch_spec
 from k3m_jax.data.codebook import Codebook
+from k3m_jax.data.compatibility import check, classes
 from k3m_jax.data.links import normalised
 from k3m_jax.data.pipeline import eval_batches, eval_items, open_inputs, train_batches, train_items
 from k3m_jax.settings import Data, Evaluation, Lengths, MaskedObject, Training, UserError
@@ -223,8 +223,7 @@ def test_evaluation_asks_the_same_of_an_item_whatever_the_batch_and_the_seed(giv
     parts = list(eval_batches(small, *given))
     assert len(parts) == 6
     for name in large[0]:
-        # Other items as negatives are drawn by the seed of the run, known values padded by batch.
-        if name not in ("link_items", "link_item_weights", "link_known"):
+        if name != "link_known":  # padded to the width of its batch
             whole, split = (np.concatenate([b[name] for b in found]) for found in (large, parts))
             np.testing.assert_array_equal(whole[:21], split[:21], err_msg=name)
 
@@ -287,21 +286,28 @@ def test_mistakes_are_told_by_their_key(given, settings):
 )
 def test_shards_of_other_sizes_are_refused(info, message, settings):
     other = inputs(memory_shards(products(2), **info))
-    told(message, lambda: pipeline.check(settings, other.shard_sets))
+    told(message, lambda: check(settings, other.shard_sets))
 
 
 def test_sizes_do_not_matter_where_there_is_no_picture(settings):
     pictureless = memory_shards([r | {"picture": b""} for r in products(2)], patch_size=8)
-    pipeline.check(settings, [pictureless])
+    check(settings, [pictureless])
 
 
 def test_regions_of_several_detectors_or_of_no_class_are_refused():
     image = dataclasses.replace(TINY.image, front_end="regions", feature_dim=6)
     settings = dataclasses.replace(TINY, image=image)
-    a, b, none = (
-        memory_shards(products(2), front_end="regions", feature_dim=6, classes=c) for c in (5, 6, 0)
-    )
-    told("different detectors", lambda: pipeline.check(settings, [a, b]))
-    told("objectives.mom.variant is 'kl'", lambda: pipeline.check(settings, [none]))
+
+    def shards(count, top_classes=3):
+        info = {"front_end": "regions", "feature_dim": 6, "top_classes": top_classes}
+        return memory_shards(products(2), classes=count, **info)
+
+    none = shards(0, 0)
+    told("different detectors", lambda: check(settings, [shards(5), shards(6)]))
+    # One class per region, and the largest id seen in each: that may be one detector.
+    one_class = [shards(5, 1), shards(6, 1)]
+    check(settings, one_class)
+    assert classes(one_class) == 6
+    told("objectives.mom.variant is 'kl'", lambda: check(settings, [none]))
     objectives = dataclasses.replace(TINY.objectives, mom=MaskedObject(variant="regression"))
-    pipeline.check(dataclasses.replace(settings, objectives=objectives), [none])
+    check(dataclasses.replace(settings, objectives=objectives), [none])

@@ -32,7 +32,7 @@ def shown(records, **groups):
     settings = settings_for(given, **groups)
     items = train_items(settings, *given)
     examples = [items[i] for i in range(4)]
-    batch = collate(examples, settings, 0)
+    batch = collate(examples, settings, 0, 0)
     texts = [
         inspection.describe(batch, row, examples, given.tokenizer, settings) for row in range(4)
     ]

@@ -11,7 +11,7 @@ from k3m_jax.settings import Settings
 
 
 def collate(
-    examples: Sequence[Example | None], settings: Settings, first_group: int
+    examples: Sequence[Example | None], settings: Settings, first_group: int, seed: int
 ) -> dict[str, np.ndarray]:
     """Pads examples into a batch.
 
@@ -20,8 +20,9 @@ def collate(
 
     Args:
       examples: whole groups of rows; None is a row of padding: absent in everything, weights 0.
-      settings: sizes, and the seed that other items are drawn by.
+      settings: sizes.
       first_group: number of the first group, counted over the whole run.
+      seed: that other items are drawn by, with the number of their group.
     """
     arrays = {
         name: np.zeros(shape, dtype)
@@ -35,7 +36,7 @@ def collate(
             _write_regions(batch, example, settings.objectives.mom.variant == "kl")
             _write_knowledge(batch, example)
             _write_links(batch, example)
-    _write_other_items(arrays, examples, settings, first_group)
+    _write_other_items(arrays, examples, settings, first_group, seed)
     return arrays
 
 
@@ -110,6 +111,7 @@ def _write_other_items(
     examples: Sequence[Example | None],
     settings: Settings,
     first_group: int,
+    seed: int,
 ) -> None:
     """Item negatives need the group, so they are drawn here, by the group's number."""
     G, O = settings.objectives.group, settings.objectives.lpm.negative_items
@@ -120,7 +122,7 @@ def _write_other_items(
             [e.facts if e else None for e in group],
             [e.record["product"] if e else "" for e in group],
             O,
-            np.random.default_rng((settings.seed, first_group + start // G)),
+            np.random.default_rng((seed, first_group + start // G)),
         )
         for row, rows in enumerate(others, start):
             arrays["link_items"][row, : len(rows)] = rows

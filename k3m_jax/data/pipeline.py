@@ -7,7 +7,7 @@ integer, the next step.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -15,10 +15,11 @@ from absl import flags
 
 from k3m_jax.data.batch import Batch
 from k3m_jax.data.collation import collate, link_answers
+from k3m_jax.data.compatibility import check, classes
 from k3m_jax.data.examples import Example, Prepare
 from k3m_jax.data.links import LinkTable
 from k3m_jax.data.regions import ReadRegions
-from k3m_jax.data.shards import BuildInfo, ShardSet, open_shards
+from k3m_jax.data.shards import ShardSet, open_shards
 from k3m_jax.data.tokenization import Tokenizer
 from k3m_jax.settings import Data, Settings, UserError
 
@@ -38,8 +39,8 @@ class Inputs(NamedTuple):
         """`settings` with the sizes that the data tell; UserError where they contradict."""
         check(settings, self.shard_sets)
         # Without any picture nothing tells classes, but the head of the model wants a size.
-        classes = max(1, _classes(self.shard_sets))
-        return settings.resolved(vocabulary=self.tokenizer.size, classes=classes)
+        size = max(1, classes(self.shard_sets))
+        return settings.resolved(vocabulary=self.tokenizer.size, classes=size)
 
 
 def open_inputs(data: Data) -> Inputs:
@@ -206,33 +207,6 @@ def eval_items(
     return items.random_map(prepare, seed=EVALUATION_SEED)
 
 
-def check(settings: Settings, shard_sets: Sequence[ShardSet]) -> None:
-    """Raises UserError where a source contradicts the settings or another source."""
-    for shards in shard_sets:
-        sizes = [("image.front_end", settings.image.front_end, shards.info.front_end)]
-        if _has_pictures(shards.info):
-            sizes += _sizes(settings, shards.info)
-        for key, wanted, stored in sizes:
-            if wanted != stored:
-                raise UserError(
-                    f"{key} is {wanted}, but {shards.folder} was built with {stored}: change the "
-                    "setting, or build the shards anew"
-                )
-    if settings.image.front_end == "patches":
-        return
-    # Codebooks may differ (see `_sources`), detectors may not: nothing maps their classes.
-    with_pictures = [shards for shards in shard_sets if _has_pictures(shards.info)]
-    if len({shards.info.classes for shards in with_pictures}) > 1:
-        folders = ", ".join(str(shards.folder) for shards in with_pictures)
-        raise UserError(f"data.sources have regions of different detectors: {folders}")
-    mom = settings.objectives.mom
-    if with_pictures and not _classes(shard_sets) and mom.variant == "kl" and mom.weight:
-        raise UserError(
-            f"objectives.mom.variant is 'kl', but the regions of {with_pictures[0].folder} have no "
-            "class distribution: take 'regression' or 'nce'"
-        )
-
-
 class _LocalBatches(grain.MapDataset):
     """Item i is this host's rows of the batch of step steps[i]."""
 
@@ -260,7 +234,8 @@ class _LocalBatches(grain.MapDataset):
         items, first = self._parent, self._steps[index] * self._batch
         rows = [first + row for row in self._block]
         examples = [items[row] if row < len(items) else None for row in rows]
-        batch = collate(examples, self._settings, rows[0] // self._group)
+        seed = EVALUATION_SEED if self._answers else self._settings.seed
+        batch = collate(examples, self._settings, rows[0] // self._group, seed)
         return batch | link_answers(examples) if self._answers else batch
 
 
@@ -294,26 +269,6 @@ def _sources(
             read = ReadRegions(settings.image, None if same else common)
             sources.append(grain.MapDataset.source(shards.source(split)).map(read))
     return sources
-
-
-def _sizes(settings: Settings, info: BuildInfo) -> list[tuple[str, Any, Any]]:
-    """What must agree: key, what the settings say, what the data set says."""
-    image = settings.image
-    if image.front_end == "regions":
-        return [("image.feature_dim", image.feature_dim, info.feature_dim)]
-    return [
-        ("image.patch_size", image.patch_size, info.patch_size),
-        ("image.regions", image.regions, info.regions),
-    ]
-
-
-def _has_pictures(info: BuildInfo) -> bool:
-    return info.missing["picture"] < sum(info.products.values())
-
-
-def _classes(shard_sets: Sequence[ShardSet]) -> int:
-    """C: of the first source that has any; 0 where none has."""
-    return next((shards.info.classes for shards in shard_sets if shards.info.classes), 0)
 
 
 def _seed(seed: int, stream: int) -> int:
