@@ -1,0 +1,142 @@
+"""A measurement as a table: for a terminal, as Markdown, as JSON."""
+
+import dataclasses
+import math
+from typing import Any
+
+from k3m_jax.evaluation.evaluator import Measurement
+from k3m_jax.evaluation.metrics import interval
+
+# Order and names of the table's rows, and what one question is.
+RATES = {
+    "mlm_accuracy": ("MLM accuracy", "tokens"),
+    "mom_top1": ("MOM top-1", "regions"),
+    "link_hits_at_1": ("link Hits@1", "links"),
+    "link_hits_at_10": ("link Hits@10", "links"),
+    "link_mrr": ("link MRR", "links"),
+}
+LOSSES = {
+    "mlm_loss": ("MLM loss", "tokens"),
+    "mom_loss": ("MOM loss", "regions"),
+    "lpm_loss": ("LPM loss", "pairs"),
+}
+HEADER = ("metric", "model", "95 % interval", "floor", "questions")
+ABSENT = "–"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One metric; all but its name is None where nothing was asked for."""
+
+    metric: str
+    value: float | None = None
+    interval: tuple[float, float] | None = None  # of rates; by item, see `metrics.interval`
+    floor: float | None = None
+    questions: int | None = None
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text, under `HEADER`."""
+        name, unit = (RATES | LOSSES)[self.metric]
+        if self.questions is None:
+            return name, ABSENT, ABSENT, ABSENT, f"0 {unit}"
+        shown = _percent if self.metric in RATES else _number
+        spread = " to ".join(map(shown, self.interval)) if self.interval else ABSENT
+        return name, shown(self.value), spread, shown(self.floor), f"{self.questions:,} {unit}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What was measured, on which parameters and which products."""
+
+    rows: tuple[Row, ...]
+    links_without_rival: int
+    checkpoint: int  # step
+    split: str
+
+    @classmethod
+    def of(cls, measured: Measurement, checkpoint: int, split: str) -> "Report":
+        """The table of a measurement."""
+        rows = tuple(_row(measured, metric) for metric in RATES | LOSSES)
+        return cls(rows, measured.links_without_rival, checkpoint, split)
+
+    def text(self) -> str:
+        """Aligned columns, with the notes below."""
+        cells = [HEADER, *(row.cells() for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            "  ".join(
+                # Names to the left, numbers to the right.
+                cell.ljust(width) if i == 0 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            for line in cells
+        ]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        return "\n".join([f"{self._title()}:", "", *lines, "", *self._notes()])
+
+    def markdown(self) -> str:
+        """The same as a Markdown table."""
+        lines = [
+            "| " + " | ".join(cells) + " |"
+            for cells in (
+                HEADER,
+                ("---", *["---:"] * (len(HEADER) - 1)),
+                *(r.cells() for r in self.rows),
+            )
+        ]
+        return "\n".join([f"# {self._title()}", "", *lines, "", *self._notes(), ""])
+
+    def json(self) -> dict[str, Any]:
+        """The same unrounded; what is absent or not a number is None."""
+        metrics = {
+            row.metric: {
+                "value": _finite(row.value),
+                "interval": row.interval,
+                "floor": _finite(row.floor),
+                "questions": row.questions or 0,
+            }
+            for row in self.rows
+        }
+        return {
+            "checkpoint": self.checkpoint,
+            "split": self.split,
+            "metrics": metrics,
+            "links_without_rival": self.links_without_rival,
+        }
+
+    def _title(self) -> str:
+        return f"Step {self.checkpoint} on the split {self.split}"
+
+    def _notes(self) -> list[str]:
+        notes = [
+            "The floor is the most frequent answer in training, per property for links. An "
+            "interval counts items as wholes."
+        ]
+        if self.links_without_rival:
+            notes.append(
+                f"Links left out because nothing stands against the true value: "
+                f"{self.links_without_rival:,}."
+            )
+        return notes
+
+
+def _row(measured: Measurement, metric: str) -> Row:
+    if metric not in measured.model:
+        return Row(metric)
+    answers, floor = measured.model[metric], measured.floor[metric]
+    spread = None
+    if metric in RATES and math.isfinite(answers.value):
+        spread = interval(answers.right, answers.asked)
+    return Row(metric, answers.value, spread, floor.value, round(answers.asked.sum()))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _number(loss: float) -> str:
+    return f"{loss:.3f}"
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
