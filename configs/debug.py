@@ -2,6 +2,8 @@
 
 import ml_collections
 
+from k3m_jax.settings import UserError
+
 
 def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Makes the model tiny and the run short, in place; what the data set fixes stays as it is."""
@@ -19,7 +21,7 @@ def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
-    """What a file's `:name` asks for; raises ValueError for a name that there is not."""
+    """What a file's `:name` asks for; raises UserError for another name."""
     if name not in ("", "debug"):
-        raise ValueError(f"a configuration has the variant 'debug' alone, not {name!r}")
+        raise UserError(f"--config: there is no variant {name!r}, only 'debug'")
     return shrink(config) if name else config

@@ -1,11 +1,14 @@
 """How every entry point starts: a mistake of the user's is one line on stderr, not a traceback."""
 
 import sys
+import traceback
 from collections.abc import Callable
 
-from absl import app
+import ml_collections
+from absl import app, flags
+from ml_collections import config_flags
 
-from k3m_jax.settings import UserError
+from k3m_jax.settings import Settings, UserError
 
 EXIT_USER_ERROR = 2
 
@@ -17,7 +20,39 @@ def run(main: Callable[[list[str]], int | None], **absl_options) -> None:
         try:
             return main(argv)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return EXIT_USER_ERROR
+            return _complain(str(error))
 
-    app.run(guarded, **absl_options)
+    app.run(guarded, flags_parser=_parse_flags, **absl_options)
+
+
+def read_settings(config: flags.FlagHolder) -> Settings:
+    """The settings of a `config_flags.DEFINE_config_file` flag.
+
+    Raises:
+      UserError: the file does not exist, or what `Settings.from_config` says of it.
+    """
+    if not isinstance(config.value, ml_collections.ConfigDict):
+        path = config_flags.get_config_filename(flags.FLAGS[config.name])
+        raise UserError(f"--{config.name}={path}: there is no such file")
+    return Settings.from_config(config.value)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """As absl does; settings that do not exist, which it knows nothing of, become one line too."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except UserError as error:
+        sys.exit(_complain(str(error)))
+    except OSError as error:  # a setting of a file that could not be read
+        sys.exit(_complain(f"--config: {' '.join(str(error).split())}"))
+    except (AttributeError, KeyError) as error:  # a setting that does not exist
+        reason = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error.args[0]
+        frames = traceback.extract_tb(error.__traceback__)
+        last = [frame for frame in frames if "site-packages" not in frame.filename][-1]
+        where = "--config" if last.filename == __file__ else f"{last.filename}:{last.lineno}"
+        sys.exit(_complain(f"{where}: unknown setting {'; '.join(reason.splitlines())}"))
+
+
+def _complain(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return EXIT_USER_ERROR

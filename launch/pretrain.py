@@ -21,7 +21,6 @@ from k3m_jax.data.pipeline import open_inputs, train_batches
 from k3m_jax.evaluation.evaluator import make_evaluator
 from k3m_jax.model.network import Network
 from k3m_jax.parallel.mesh import make_mesh, process_block
-from k3m_jax.settings import Settings
 from k3m_jax.training import debugging
 from k3m_jax.training.checkpoints import Checkpoints, Meta
 from k3m_jax.training.compilation import Program
@@ -39,7 +38,7 @@ def main(argv: list[str]) -> int | None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     logging.set_verbosity(logging.WARNING)  # of Orbax, which tells of each file it writes
-    workdir, settings = pathlib.Path(WORKDIR.value), Settings.from_config(CONFIG.value)
+    workdir, settings = pathlib.Path(WORKDIR.value), cli.read_settings(CONFIG)
     debugging.apply(settings.debug)
     inputs = open_inputs(settings.data)
     settings = inputs.resolve(settings)
