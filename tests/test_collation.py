@@ -88,6 +88,15 @@ def test_the_title_and_what_is_asked_of_it():
         assert tokens[batch["title_mask"][row]].tolist() == [t.cls, *content, t.sep]
 
 
+def test_a_long_title_is_cut_and_one_without_a_token_is_absent():
+    s = settings()
+    records = [record(0, [], title="red blue " * 50), record(1, [], title=" \u200b ")]
+    batch = collate([*examples_of(records, s), None, None], s, 0, 0)
+    assert batch["title_mask"].sum(1).tolist() == [8, 0, 0, 0]
+    assert batch["title_content"].sum(1).tolist() == [6, 0, 0, 0]
+    assert batch["title_tokens"][0, [0, 7]].tolist() == [tokenizer().cls, tokenizer().sep]
+
+
 @pytest.mark.parametrize("title", [True, False])
 @pytest.mark.parametrize("picture", [True, False])
 @pytest.mark.parametrize("triples", [0, 1, 3])

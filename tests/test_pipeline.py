@@ -87,6 +87,15 @@ def test_worker_processes_change_nothing(batches, given, settings):
     run.close()
 
 
+def test_a_run_can_see_its_first_batch_alone(batches, given, settings):
+    training = dataclasses.replace(settings.training, one_batch=True)
+    run = train_batches(dataclasses.replace(settings, training=training), *given, start_step=3)
+    found = list(run)
+    assert len(found) == 3
+    for batch in found:
+        assert_equal(batch, batches[0])
+
+
 def test_another_seed_gives_another_run(batches, given, settings):
     other = next(train_batches(dataclasses.replace(settings, seed=1), *given))
     assert (other["region_inputs"] != batches[0]["region_inputs"]).any()
@@ -130,16 +139,23 @@ def test_sources_of_one_length_do_not_move_in_step():
     assert a != b
 
 
-def test_a_source_with_a_codebook_of_its_own_gets_the_classes_of_the_first():
+def test_a_source_with_a_codebook_of_its_own_gets_the_classes_of_the_first_with_pictures():
     centres = np.random.default_rng(0).normal(size=(7, 80)).astype(np.float32)
     first, second = memory_shards(products(4)), memory_shards(products(4, first=100))
     first.codebook, second.codebook = Codebook(centres, 4), Codebook(centres[::-1], 4)
-    given = inputs(first, second)
-    items = train_items(settings_for(given), *given)
-    for i in range(8):
-        record, regions = items[i].record, items[i].regions
-        wanted = record["class_ids"]
-        if int(record["id"][2:]) >= 100:
+    pictureless = [record(200, [], picture=b"", class_ids=np.zeros(0, np.int32))]
+    text_alone = memory_shards(pictureless, classes=1)
+    text_alone.codebook = Codebook(centres[:1], 4)
+    given = inputs(text_alone, first, second)
+    settings = settings_for(given)
+    assert settings.image.classes == 7
+    items = train_items(settings, *given)
+    for i in range(9):
+        record_, regions = items[i].record, items[i].regions
+        if regions is None:
+            continue
+        wanted = record_["class_ids"]
+        if int(record_["id"][2:]) >= 100:
             wanted = first.codebook.assign(regions.inputs)
         np.testing.assert_array_equal(regions.class_ids[:, 0], wanted)
 

@@ -11,7 +11,7 @@ def check(settings: Settings, shard_sets: Sequence[ShardSet]) -> None:
     """Raises UserError where a source contradicts the settings or another source."""
     for shards in shard_sets:
         sizes = [("image.front_end", settings.image.front_end, shards.info.front_end)]
-        if _has_pictures(shards.info):
+        if has_pictures(shards.info):
             sizes += _sizes(settings, shards.info)
         for key, wanted, stored in sizes:
             if wanted != stored:
@@ -23,7 +23,7 @@ def check(settings: Settings, shard_sets: Sequence[ShardSet]) -> None:
         return
     # Codebooks may differ (see `pipeline`), detectors may not: nothing maps their classes. Where a
     # detector told only the one class of a region, the largest seen says little of how many it has.
-    with_pictures = [shards for shards in shard_sets if _has_pictures(shards.info)]
+    with_pictures = [shards for shards in shard_sets if has_pictures(shards.info)]
     detectors = {s.info.classes for s in with_pictures if s.info.top_classes > 1}
     if len(detectors) > 1:
         folders = ", ".join(str(shards.folder) for shards in with_pictures)
@@ -37,11 +37,16 @@ def check(settings: Settings, shard_sets: Sequence[ShardSet]) -> None:
 
 
 def classes(shard_sets: Sequence[ShardSet]) -> int:
-    """C: of the first codebook there is, or of the detector; 0 where nothing tells classes."""
-    counts = [shards.info.classes for shards in shard_sets if shards.info.classes]
-    if not counts:
+    """C: of the first codebook fitted to pictures, or of the detector; 0 where there is none."""
+    counts = [shards.info.classes for shards in shard_sets if has_pictures(shards.info)]
+    if not any(counts):
         return 0
     return counts[0] if shard_sets[0].info.front_end == "patches" else max(counts)
+
+
+def has_pictures(info: BuildInfo) -> bool:
+    """Whether any item has; where none has, what is said of pictures means nothing."""
+    return info.missing["picture"] < sum(info.products.values())
 
 
 def _sizes(settings: Settings, info: BuildInfo) -> list[tuple[str, Any, Any]]:
@@ -53,7 +58,3 @@ def _sizes(settings: Settings, info: BuildInfo) -> list[tuple[str, Any, Any]]:
         ("image.patch_size", image.patch_size, info.patch_size),
         ("image.regions", image.regions, info.regions),
     ]
-
-
-def _has_pictures(info: BuildInfo) -> bool:
-    return info.missing["picture"] < sum(info.products.values())

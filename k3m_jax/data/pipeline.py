@@ -15,7 +15,7 @@ from absl import flags
 
 from k3m_jax.data.batch import Batch
 from k3m_jax.data.collation import collate, link_answers
-from k3m_jax.data.compatibility import check, classes
+from k3m_jax.data.compatibility import check, classes, has_pictures
 from k3m_jax.data.examples import Example, Prepare
 from k3m_jax.data.links import LinkTable
 from k3m_jax.data.regions import ReadRegions
@@ -260,7 +260,7 @@ def _sources(
 
     Patches have the classes of one codebook in all sources: that of the first with pictures.
     """
-    codebooks = [shards.codebook if shards.info.classes else None for shards in shard_sets]
+    codebooks = [s.codebook if has_pictures(s.info) else None for s in shard_sets]
     common = next((codebook for codebook in codebooks if codebook), None)
     sources = []
     for shards, own in zip(shard_sets, codebooks, strict=True):
