@@ -350,6 +350,7 @@ def _check(s: Settings) -> None:
     if list(dataclasses.astuple(s.mesh)).count(-1) > 1:
         raise UserError("mesh: only one axis can be -1")
     for key, value, low, high in (
+        ("seed", s.seed, 0, 2**32 - 1),
         ("model.dropout", s.model.dropout, 0, 1),
         ("objectives.mlm.rate", s.objectives.mlm.rate, 0, 1),
         ("objectives.mom.rate", s.objectives.mom.rate, 0, 1),
