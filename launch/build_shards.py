@@ -2,17 +2,16 @@
 
   python -m launch.build_shards --format=jsonl --input=FOLDER --output=DATA
 
-jsonl:   FOLDER/products.jsonl, one JSON object a line (id, title, triples, images, …), and the
-         pictures it names by relative path.
+jsonl:   FOLDER/products.jsonl, an object a line, and the pictures it names by relative path.
 release: FOLDER/*.tsv of the public K3M release, one file per split, without pictures.
-
-Records that can't be used are set aside and counted, never fatal. A missing picture, title or list
-of triples is no reason. docs/data.md tells the formats, and what is stored where.
+Records that can't be used are set aside and counted; a missing picture, title or list of triples is
+no reason. docs/data.md tells the formats, and what is stored where.
 """
 
 import json
 import os
 import time
+import typing
 
 from absl import app, flags, logging
 
@@ -20,59 +19,50 @@ from k3m_jax.data.building import BuildArguments, build
 from k3m_jax.data.shards import REJECTS, ShardSet
 from launch import cli
 
-FLAGS = flags.FLAGS
-DEFAULTS = BuildArguments(format="", input="", output="")
-
-flags.DEFINE_enum("format", None, ["jsonl", "release"], "how the products are written")
-flags.DEFINE_string("input", None, "folder of the products")
-flags.DEFINE_string("output", None, "folder to put the data set in, local or remote")
-flags.DEFINE_enum(
-    "front_end",
-    DEFAULTS.front_end,
-    ["patches", "regions"],
-    "patches: raw pixels on a grid; regions: a detector's features, see --region_features",
-)
-flags.DEFINE_integer("image_size", DEFAULTS.image_size, "pixels a side of the stored picture")
-flags.DEFINE_integer("patch_size", DEFAULTS.patch_size, "pixels a side of a patch")
-flags.DEFINE_integer("codebook_size", DEFAULTS.codebook_size, "classes of patches at most")
-flags.DEFINE_integer(
-    "vocabulary_size", DEFAULTS.vocabulary_size, "tokens of the tokenizer trained; 0: none"
-)
-flags.DEFINE_string(
-    "region_features", DEFAULTS.region_features, "TSV of bottom-up-attention, .npz, or their folder"
-)
-flags.DEFINE_integer("top_classes", DEFAULTS.top_classes, "classes kept per region")
-flags.DEFINE_integer("shards", DEFAULTS.shards, "files per split; 0: by size, 32 MB each")
-flags.DEFINE_integer("workers", os.cpu_count(), "worker processes; 0: none but this one")
-flags.DEFINE_float(
-    "valid_fraction",
-    DEFAULTS.valid_fraction,
-    "share of products, among records that name no split, that are held out as `valid`",
-)
-flags.DEFINE_bool("overwrite", DEFAULTS.overwrite, "replace the data set that --output has already")
-flags.mark_flags_as_required(["format", "input", "output"])
+HELP = {
+    "format": "how the products are written",
+    "input": "folder of the products",
+    "output": "folder to put the data set in, local or remote",
+    "front_end": "pixels on a grid, or a detector's regions (then give --region_features)",
+    "image_size": "pixels a side of the stored picture",
+    "patch_size": "pixels a side of a patch",
+    "codebook_size": "classes of patches at most",
+    "vocabulary_size": "tokens of the tokenizer trained on the products; 0: none",
+    "region_features": "TSV of bottom-up-attention tools, .npz, or a folder of .npz by id",
+    "top_classes": "most probable classes kept per region",
+    "shards": "files per split; 0: by size, 32 MB each",
+    "workers": "worker processes; 0: none but this one",
+    "valid_fraction": "share of products held out as `valid`, of records that name no split",
+    "overwrite": "replace the data set that --output has already",
+}
+REQUIRED = ("format", "input", "output")
+DEFAULTS = BuildArguments(*REQUIRED, workers=os.cpu_count())
+DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+DEFINE[bool] = flags.DEFINE_bool
+for _name, _type in typing.get_type_hints(BuildArguments).items():
+    _default = None if _name in REQUIRED else getattr(DEFAULTS, _name)
+    if typing.get_origin(_type) is typing.Literal:
+        flags.DEFINE_enum(_name, _default, typing.get_args(_type), HELP[_name])
+    else:
+        DEFINE[_type](_name, _default, HELP[_name])
+flags.mark_flags_as_required(REQUIRED)
 
 
 def report(made: ShardSet, seconds: float) -> str:
     """What was built, what was set aside, and what to run next."""
-    info = made.info
+    info, items = made.info, sum(made.info.products.values())
     size = sum(path.stat().length for path in made.folder.glob("*.array_record*"))
-    items = sum(info.products.values())
-    lines = [
-        f"{items} items ({json.dumps(info.products)}), {size / items / 1e3:.1f} kB each, "
-        f"{seconds:.0f} s: {made.folder}",
-        f"missing: {json.dumps(info.missing)}",
-    ]
-    if info.mended:
-        lines.append(f"mended: {json.dumps(info.mended)}")
-    if info.rejects:
-        lines.append(f"set aside: {json.dumps(info.rejects)}, see {made.folder / REJECTS}")
-    lines += [
-        f"next: python -m launch.show_batch --data={made.folder}",
-        "      python -m launch.pretrain --config=configs/quickstart.py --workdir=runs/first "
-        f"--config.data.sources={made.folder}",
-    ]
-    return "\n".join(lines)
+    options = f"--config=configs/k3m_base.py --config.data.sources={made.folder} " + " ".join(
+        f"--config.image.{key}={getattr(info, key)}"
+        for key in ("front_end", "regions", "patch_size" if info.patch_size else "feature_dim")
+    )
+    return f"""\
+{items} items {json.dumps(info.products)}, {size / items / 1e3:.1f} kB each, in {seconds:.0f} s
+  missing    {json.dumps(info.missing)}
+  mended     {json.dumps(info.mended)}
+  set aside  {json.dumps(info.rejects)}: {made.folder / REJECTS}
+next: python -m launch.show_batch {options}
+      python -m launch.pretrain --workdir=runs/first {options}"""
 
 
 def main(argv: list[str]) -> None:
@@ -81,9 +71,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     logging.set_verbosity(logging.WARNING)  # of TFDS, which tells of each file it writes
     start = time.monotonic()
-    names = BuildArguments.__dataclass_fields__
-    made = build(BuildArguments(**{name: FLAGS[name].value for name in names}))
-    print(report(made, time.monotonic() - start))
+    made = build(BuildArguments(**{name: flags.FLAGS[name].value for name in HELP}))
+    print(report(made, seconds=time.monotonic() - start))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from k3m_jax.data.catalogues import RawLine, open_catalogue
 from k3m_jax.data.record_maker import Describer, Made, RecordMaker
 from k3m_jax.data.records import Product, Reject, RejectedRecord, split_of
 from k3m_jax.data.region_features import RegionFeatures, RegionSizes, open_region_features
+from k3m_jax.data.tokenization import train_wordpiece
 from k3m_jax.data.workers import ordered_map
 from k3m_jax.settings import UserError
 
@@ -40,7 +41,7 @@ SHARD_BYTES = 32 << 20  # of one file, where --shards doesn't say how many there
 class BuildArguments:
     """What a data set is built from and how; the flags of launch/build_shards.py."""
 
-    format: str
+    format: Literal["jsonl", "release"]
     input: str
     output: str
     front_end: Literal["patches", "regions"] = "patches"
@@ -150,11 +151,9 @@ class Build:
         table = {p: dict(sorted(values.items())) for p, values in sorted(self._values.items())}
         (folder / shards.VALUES).write_text(json.dumps(table, ensure_ascii=False))
         with (folder / shards.REJECTS).open("w") as file:
-            for reject in self.rejects:
+            for reject in sorted(self.rejects, key=lambda r: (r.file, r.line)):
                 file.write(json.dumps(dataclasses.asdict(reject), ensure_ascii=False) + "\n")
         if a.vocabulary_size:
-            from k3m_jax.data.tokenization import train_wordpiece  # imports transformers
-
             train_wordpiece(self._texts(), a.vocabulary_size, folder / shards.TOKENIZER)
         patches = codebook is not None
         shards.BuildInfo(

@@ -13,6 +13,7 @@ two, and the other classes are left for what differs between products.
 import dataclasses
 
 import numpy as np
+import threadpoolctl
 from etils import epath
 
 GRID = 4  # cells a side of the colour means
@@ -67,7 +68,10 @@ def fit(descriptors: np.ndarray, classes: int, patch_size: int, seed: int = 0) -
     if len(distinct) <= classes:
         return Codebook(distinct.astype(np.float32), patch_size)
     kmeans = MiniBatchKMeans(classes, random_state=seed, n_init=1, batch_size=4096)
-    return Codebook(kmeans.fit(distinct).cluster_centers_.astype(np.float32), patch_size)
+    # One thread: the same classes on any machine, and no threads that spin where cores are shared.
+    with threadpoolctl.threadpool_limits(1):
+        kmeans.fit(distinct)
+    return Codebook(kmeans.cluster_centers_.astype(np.float32), patch_size)
 
 
 def describe(patches: np.ndarray, patch_size: int) -> np.ndarray:

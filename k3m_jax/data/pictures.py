@@ -18,7 +18,7 @@ def shrink(data: bytes, size: int, *, square: bool) -> bytes:
     """The picture as a JPEG of at most `size` pixels a side, ready to be stored.
 
     It is turned upright, laid on white where it is transparent; of an animation the first frame is
-    taken. A square one is letterboxed on white to `size` x `size`; otherwise it keeps its aspect, so
+    taken. A square one is letterboxed on white to `size` x `size`, others keep their aspect, so
     that boxes given as shares of width and height still fit.
 
     Raises:

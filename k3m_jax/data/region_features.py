@@ -9,13 +9,13 @@ import abc
 import base64
 import binascii
 import dataclasses
-import functools
 import hashlib
 import zipfile
 import zlib
 
 import numpy as np
 from etils import epath
+from numpy.lib.npyio import NpzFile as NpzArchive  # np.load would take other files for one
 
 from k3m_jax.data.catalogues import inside
 from k3m_jax.data.records import Regions, RejectedRecord
@@ -55,9 +55,6 @@ class RegionFeatures(abc.ABC):
         Keys: image_w, image_h, boxes [n, 4] in pixels, features [n, F], and either cls_prob [n, C],
         objects [n] or neither. Raises RejectedRecord(bad_regions).
         """
-
-    @abc.abstractmethod
-    def __contains__(self, item: str) -> bool: ...
 
     def read(self, item: str, limit: int, sizes: RegionSizes) -> Regions | None:
         """The regions of an item's picture, at most `limit`; None where the file has none of it.
@@ -155,7 +152,7 @@ class RegionTsv(RegionFeatures):
         with self.path.open("rb") as file:
             offset = 0
             for line in file:
-                name = line.split(b"\t", 1)[0]
+                name = line.split(b"\t", 1)[0].strip()
                 if offset == 0 and name == b"image_id":
                     self.columns = tuple(line.decode().strip().split("\t"))
                 elif line.strip():
@@ -177,14 +174,11 @@ class RegionTsv(RegionFeatures):
         with self.path.open("rb") as file:
             file.seek(int(self._starts[at]))
             cells = file.readline().rstrip(b"\r\n").split(b"\t")
-        if cells[0] != item.encode():
+        if cells[0].strip() != item.encode():
             return None
         if not len(COLUMNS) - 1 <= len(cells) <= len(self.columns):
             raise _bad(f"{len(cells)} columns, not {', '.join(self.columns)}")
         return _decode_row(dict(zip(self.columns, cells, strict=False)))
-
-    def __contains__(self, item: str) -> bool:
-        return bool(np.isin(_hash(item.encode()), self._keys))
 
 
 class NpzFile(RegionFeatures):
@@ -192,28 +186,20 @@ class NpzFile(RegionFeatures):
 
     def raw(self, item: str) -> dict[str, np.ndarray] | None:
         """The arrays whose names begin with the item's id."""
-        if item not in self:
+        if f"{item}/boxes" not in self._names:
             return None
         return _read_npz(self._file, f"{item}/")
 
-    def __contains__(self, item: str) -> bool:
-        return f"{item}/boxes" in self._names
-
-    @functools.cached_property
-    def _file(self) -> np.lib.npyio.NpzFile:
+    def __init__(self, path: epath.PathLike):
+        super().__init__(path)
         try:
-            return np.load(self.path.open("rb"))
+            self._file = NpzArchive(self.path.open("rb"))
         except BROKEN_NPZ as error:
-            raise UserError(
-                f"--region_features: {self.path} is not a readable .npz: {error}"
-            ) from error
+            raise UserError(f"--region_features: {path} is no readable .npz: {error}") from error
+        self._names = frozenset(self._file.files)
 
-    @functools.cached_property
-    def _names(self) -> frozenset[str]:
-        return frozenset(self._file.files)
-
-    def __getstate__(self) -> dict:
-        return {"path": self.path}  # an open file stays in its own process
+    def __reduce__(self) -> tuple:
+        return NpzFile, (self.path,)  # an open file stays in its own process
 
 
 class NpzFolder(RegionFeatures):
@@ -221,19 +207,17 @@ class NpzFolder(RegionFeatures):
 
     def raw(self, item: str) -> dict[str, np.ndarray] | None:
         """The arrays of the item's own file."""
-        if item not in self:
+        path = inside(self.path, f"{item}.npz")
+        if not path.exists():
             return None
         try:
-            with inside(self.path, f"{item}.npz").open("rb") as file, np.load(file) as arrays:
+            with path.open("rb") as file, NpzArchive(file) as arrays:
                 return _read_npz(arrays, "")
         except BROKEN_NPZ as error:
             raise _bad(f"{item}.npz: {error}") from error
 
-    def __contains__(self, item: str) -> bool:
-        return inside(self.path, f"{item}.npz").exists()
 
-
-def _read_npz(arrays: np.lib.npyio.NpzFile, prefix: str) -> dict[str, np.ndarray]:
+def _read_npz(arrays: NpzArchive, prefix: str) -> dict[str, np.ndarray]:
     names = [n for n in NPZ_ARRAYS if prefix + n in arrays.files]
     if missing := set(NPZ_ARRAYS[:4]) - set(names):
         raise _bad(f"no array {', '.join(sorted(missing))}")

@@ -172,6 +172,8 @@ class ProductSource:
         return len(self._source)
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)} in {self}")  # what ends a for loop
         item = dict(self._source[index])
         for key in ("id", "product", "title", "category", "source"):
             item[key] = item[key].decode()

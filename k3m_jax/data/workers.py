@@ -2,10 +2,14 @@
 
 import collections
 import itertools
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any
+
+import threadpoolctl
 
 CHUNK = 16  # inputs per message
 AHEAD = 4  # chunks under way per worker
@@ -40,6 +44,14 @@ def ordered_map(function: Callable, inputs: Iterable, workers: int) -> Iterator:
 def _install(function: Callable) -> None:
     global _function
     _function = function
+    threadpoolctl.threadpool_limits(1)  # the processes are the parallelism
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker holds both ends of its queues, so that a killed parent would not end it."""
+    parent_process().join()
+    os._exit(1)
 
 
 def _apply(chunk: list) -> list:

@@ -1,0 +1,100 @@
+"""Products: what is cleaned, what is refused, which split a product falls into."""
+
+import collections
+import pickle
+
+import pytest
+
+from k3m_jax.data.records import RejectedRecord, make_product, split_of
+
+
+def test_missing_parts_are_empty_not_refused():
+    product = make_product(id="a")
+    assert (product.title, product.triples, product.picture, product.category) == ("", (), "", "")
+    assert product.product == "a"  # its own group
+    assert product.notes == ()
+
+
+def test_values_pass_through_untouched():
+    triples = [
+        ["size", "S:M;L#XL"],
+        ["mood", "👩‍👩‍👧 happy 😀"],
+        ["a#:#b", "c#;#d"],
+        ["混合", "棉 80%"],
+    ]
+    product = make_product(id="a", title="  12:30; #1 🎁 \n", triples=triples)
+    assert product.triples == tuple(map(tuple, triples))
+    assert product.title == "12:30; #1 🎁"
+
+
+def test_repeated_properties_stay_and_repeated_triples_do_not():
+    product = make_product(
+        id="a", triples=[["climate", "Cool"], ["climate", "Windy"], ["climate", "Cool "]]
+    )
+    assert product.triples == (("climate", "Cool"), ("climate", "Windy"))
+    assert product.notes == ("repeated_triple",)
+
+
+def test_triples_that_say_nothing_are_dropped_and_noted():
+    product = make_product(id="a", triples=[["", "x"], ["p", " "], ["p", None], ["p", "v"]])
+    assert product.triples == (("p", "v"),)
+    assert product.notes == ("empty_triple",) * 3
+
+
+def test_158_triples_are_kept_in_order():
+    triples = [[f"p{i % 40}", f"v{i}"] for i in range(158)]
+    assert make_product(id="a", triples=triples).triples == tuple(map(tuple, triples))
+
+
+def test_whole_numbers_can_name_an_item():
+    product = make_product(id=631433039677, product=7)
+    assert (product.id, product.product) == ("631433039677", "7")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"id": None}, "missing_id"),
+        ({"id": ""}, "missing_id"),
+        ({"id": " \t"}, "missing_id"),
+        ({"id": True}, "wrong_type"),
+        ({"id": 1.5}, "wrong_type"),
+        ({"id": ["a"]}, "wrong_type"),
+        ({"title": 3}, "wrong_type"),
+        ({"title": {"en": "shirt"}}, "wrong_type"),
+        ({"category": ["a", "b"]}, "wrong_type"),
+        ({"picture": 4}, "wrong_type"),
+        ({"triples": "color: red"}, "wrong_type"),
+        ({"triples": {"color": "red"}}, "wrong_type"),
+        ({"triples": ["color", "red"]}, "wrong_type"),
+        ({"triples": [["color", "red", "x"]]}, "wrong_type"),
+        ({"triples": [["weight", 5]]}, "wrong_type"),
+        ({"title": "\ud83d"}, "not_unicode"),
+        ({"triples": [["p", "\udc00"]]}, "not_unicode"),
+        ({"split": "../train"}, "bad_split"),
+        ({"split": "all"}, "bad_split"),
+    ],
+)
+def test_refused(fields, reason):
+    with pytest.raises(RejectedRecord) as caught:
+        make_product(**{"id": "a", **fields})
+    assert caught.value.reason == reason
+    again = pickle.loads(pickle.dumps(caught.value))  # it crosses process borders
+    assert (again.reason, again.detail) == (reason, caught.value.detail)
+
+
+def test_split_by_product_is_stable_and_keeps_a_product_together():
+    items = [make_product(id=f"{g}-{i}", product=f"g{g}") for g in range(2000) for i in range(2)]
+    splits = collections.defaultdict(set)
+    for item in items:
+        splits[item.product].add(split_of(item, 0.05))
+    assert all(len(s) == 1 for s in splits.values())
+    share = sum(s == {"valid"} for s in splits.values()) / len(splits)
+    assert 0.035 < share < 0.065  # 3 standard deviations of a draw of 2000
+    assert [split_of(i, 0.05) for i in items[:50]] == [split_of(i, 0.05) for i in items[:50]]
+
+
+def test_the_records_own_split_wins():
+    item = make_product(id="a", split="test_unseen")
+    assert split_of(item, 0.5) == "test_unseen"
+    assert split_of(make_product(id="a"), 0.0) == "train"

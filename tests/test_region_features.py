@@ -1,0 +1,216 @@
+"""Region features computed elsewhere: three layouts, one meaning, and no fatal row."""
+
+import base64
+import pickle
+
+import numpy as np
+import pytest
+
+from k3m_jax.data.records import RejectedRecord
+from k3m_jax.data.region_features import RegionSizes, make_regions, open_region_features
+from k3m_jax.settings import UserError
+
+WIDTH, HEIGHT, F, C = 200, 100, 16, 10
+SIZES = RegionSizes(feature_dim=F, classes=C, top_classes=3)
+
+
+def arrays(n, seed=0, **changes):
+    """What a detector wrote of one picture."""
+    rng = np.random.default_rng(seed)
+    corners = np.sort(rng.random((n, 2, 2)), axis=1) * (WIDTH, HEIGHT)
+    return {
+        "image_w": WIDTH,
+        "image_h": HEIGHT,
+        "boxes": corners.reshape(n, 4).astype(np.float32),
+        "features": rng.random((n, F), np.float32),
+        "cls_prob": rng.dirichlet(np.ones(C), n).astype(np.float32),
+    } | changes
+
+
+def row(item, raw, columns=("boxes", "features", "cls_prob")):
+    cells = [item, raw["image_w"], raw["image_h"], len(raw["boxes"])]
+    cells += [base64.b64encode(np.ascontiguousarray(raw[c]).tobytes()).decode() for c in columns]
+    return "\t".join(map(str, cells))
+
+
+def tsv(folder, *rows):
+    path = folder / "regions.tsv"
+    path.write_text("\n".join(rows) + "\n")
+    return open_region_features(path)
+
+
+def npz(folder, pictures):
+    named = {f"{item}/{key}": value for item, raw in pictures.items() for key, value in raw.items()}
+    np.savez(folder / "regions.npz", **named)
+    return open_region_features(folder / "regions.npz")
+
+
+def npz_folder(folder, pictures):
+    (folder / "regions").mkdir()
+    for item, raw in pictures.items():
+        np.savez(folder / "regions" / f"{item}.npz", **raw)
+    return open_region_features(folder / "regions")
+
+
+def refusal(function, *arguments):
+    with pytest.raises(RejectedRecord) as caught:
+        function(*arguments)
+    assert caught.value.reason == "bad_regions"
+    return caught.value.detail
+
+
+def test_the_three_layouts_mean_the_same(tmp_path):
+    pictures = {"a": arrays(5), "七": arrays(4, 1)}
+    sources = [
+        tsv(tmp_path, *[row(item, raw) for item, raw in pictures.items()]),
+        npz(tmp_path, pictures),
+        npz_folder(tmp_path, pictures),
+    ]
+    for source in [*sources, *map(pickle.loads, map(pickle.dumps, sources))]:
+        assert source.sizes("a", 3) == SIZES
+        assert source.read("absent", 36, SIZES) is None
+        for item, raw in pictures.items():
+            regions, wanted = source.read(item, 36, SIZES), make_regions(as_arrays(raw), 36, 3)
+            for name in ("boxes", "features", "class_ids", "class_probs"):
+                np.testing.assert_array_equal(getattr(regions, name), getattr(wanted, name))
+
+
+def as_arrays(raw):
+    return {key: np.asarray(value) for key, value in raw.items()}
+
+
+def test_what_is_kept():
+    raw = as_arrays(arrays(50))
+    regions = make_regions(raw, 36, 3)
+    assert regions.boxes.shape == (36, 4)
+    assert regions.boxes.dtype == np.float32
+    assert regions.features.dtype == regions.class_probs.dtype == np.float16
+    assert regions.class_ids.dtype == np.int32
+    confident = np.sort(np.argsort(-raw["cls_prob"].max(-1))[:36])
+    np.testing.assert_array_equal(regions.features, raw["features"][confident].astype(np.float16))
+    np.testing.assert_allclose(
+        regions.boxes, raw["boxes"][confident] / (WIDTH, HEIGHT, WIDTH, HEIGHT), rtol=1e-6
+    )
+    for i, r in enumerate(confident):
+        np.testing.assert_array_equal(regions.class_ids[i], np.argsort(-raw["cls_prob"][r])[:3])
+        np.testing.assert_allclose(  # float16 keeps 11 bits
+            regions.class_probs[i], np.sort(raw["cls_prob"][r])[::-1][:3], rtol=1e-3
+        )
+
+
+def test_boxes_that_overshoot_are_cut_at_the_border():
+    boxes = np.array([[-1, -1, WIDTH + 1, HEIGHT + 1]], np.float32)
+    regions = make_regions(as_arrays(arrays(1, boxes=boxes)), 36, 3)
+    np.testing.assert_array_equal(regions.boxes, [[0, 0, 1, 1]])
+
+
+def test_a_header_names_the_columns(tmp_path):
+    raw = arrays(4, objects=np.array([7, 0, 3, 3]))
+    header = "image_id\timage_w\timage_h\tnum_boxes\tboxes\tfeatures\tobjects"
+    for dtype in (np.int64, np.int32):
+        raw["objects"] = raw["objects"].astype(dtype)
+        source = tsv(tmp_path, header, row("a", raw, ("boxes", "features", "objects")))
+        sizes = source.sizes("a", 8)
+        assert sizes == RegionSizes(F, 0, 1)
+        regions = source.read("a", 3, sizes)
+        np.testing.assert_array_equal(regions.class_ids, [[7], [0], [3]])
+        np.testing.assert_array_equal(regions.class_probs, np.ones((3, 1)))
+
+
+def test_without_classes(tmp_path):
+    source = tsv(tmp_path, row("a", arrays(4), ("boxes", "features")))
+    sizes = source.sizes("a", 8)
+    assert sizes == RegionSizes(F, 0, 0)
+    assert source.read("a", 36, sizes).class_ids.shape == (4, 0)
+
+
+def test_the_first_of_repeated_rows_is_read_and_no_box_is_no_picture(tmp_path):
+    source = tsv(tmp_path, row("a", arrays(2)), row("a", arrays(3)), row("b", arrays(0)))
+    assert len(source.read("a", 36, SIZES).boxes) == 2
+    assert source.read("b", 36, SIZES) is None
+
+
+NAN = np.full((4, F), np.nan, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "detail"),
+    [
+        ({"features": NAN}, "NaN"),
+        ({"features": np.full((4, F), 1e6, np.float32)}, "too large"),
+        ({"features": np.ones((4, F + 1), np.float32)}, "the first picture had"),
+        ({"features": np.ones((3, F), np.float32)}, "feature"),
+        ({"boxes": np.full((4, 4), np.inf, np.float32)}, "boxes"),
+        ({"boxes": np.array([[50, 0, 10, 9]] * 4, np.float32)}, "ends before"),
+        ({"cls_prob": np.full((4, C), np.nan, np.float32)}, "cls_prob"),
+        ({"cls_prob": np.zeros((4, C), np.float32)}, "cls_prob"),
+        ({"cls_prob": np.full((4, C), -0.1, np.float32)}, "cls_prob"),
+        ({"cls_prob": np.full((4, C + 2), 0.1, np.float32)}, "the first picture had"),
+        ({"image_w": 0}, "0 x 100"),
+        ({"image_h": float("nan")}, "nan"),
+    ],
+)
+@pytest.mark.parametrize("layout", ["tsv", "npz"])
+def test_malformed_arrays_are_refused(tmp_path, changes, detail, layout):
+    raw = arrays(4, **changes)
+    source = tsv(tmp_path, row("a", raw)) if layout == "tsv" else npz(tmp_path, {"a": raw})
+    with pytest.raises(RejectedRecord, match=detail) as caught:
+        source.read("a", 36, SIZES)
+    assert caught.value.reason == "bad_regions"
+    assert source.sizes("absent", 3) is None
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [(1, "wide"), (2, ""), (3, "-1"), (3, "5"), (3, "four"), (4, "%%%"), (5, "AAA"), (5, "")],
+)
+def test_malformed_cells_are_refused(tmp_path, column, cell):
+    cells = row("a", arrays(4)).split("\t")
+    cells[column] = cell
+    source = tsv(tmp_path, "\t".join(cells))
+    refusal(source.read, "a", 36, SIZES)
+    assert source.sizes("a", 3) is None
+
+
+def test_truncated_rows_and_files_are_refused(tmp_path):
+    whole = row("a", arrays(4))
+    refusal(tsv(tmp_path, whole[: len(whole) // 2]).read, "a", 36, SIZES)
+    refusal(tsv(tmp_path, "a").read, "a", 36, SIZES)
+    source = npz_folder(tmp_path, {"a": arrays(4)})
+    path = tmp_path / "regions" / "a.npz"
+    path.write_bytes(path.read_bytes()[:200])
+    refusal(source.read, "a", 36, SIZES)
+    with path.open("wb") as file:
+        np.save(file, np.ones((4, F)))  # an .npy by another name
+    refusal(source.read, "a", 36, SIZES)
+
+
+def test_arrays_that_are_missing_or_no_numbers_are_refused(tmp_path):
+    raw = arrays(4)
+    del raw["image_w"]
+    source = npz(tmp_path, {"a": raw, "b": arrays(4, cls_prob=np.array([["x"] * C] * 4))})
+    assert "image_w" in refusal(source.read, "a", 36, SIZES)
+    assert "not numbers" in refusal(source.read, "b", 36, SIZES)
+    pickled = npz_folder(tmp_path, {"c": arrays(4, features=np.array([object()] * 4))})
+    refusal(pickled.read, "c", 36, SIZES)  # never unpickled
+
+
+def test_ids_cannot_lead_out_of_a_folder(tmp_path):
+    source = npz_folder(tmp_path, {"a": arrays(4)})
+    np.savez(tmp_path / "b.npz", **arrays(4))
+    with pytest.raises(RejectedRecord, match="outside_folder"):
+        source.read("../b", 36, SIZES)
+
+
+def test_mistakes_are_named(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        open_region_features(tmp_path / "absent.tsv")
+    (tmp_path / "x.csv").write_text("")
+    with pytest.raises(UserError, match=r"neither a \.tsv"):
+        open_region_features(tmp_path / "x.csv")
+    (tmp_path / "x.tsv").write_text("image_id\tboxes\n")
+    with pytest.raises(UserError, match="no column features, image_h"):
+        open_region_features(tmp_path / "x.tsv")
+    (tmp_path / "x.npz").write_text("no zip")
+    with pytest.raises(UserError, match=r"no readable \.npz"):
+        open_region_features(tmp_path / "x.npz")
