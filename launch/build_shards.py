@@ -15,7 +15,8 @@ import typing
 
 from absl import app, flags, logging
 
-from k3m_jax.data.building import BuildArguments, build
+from k3m_jax.data.build_arguments import BuildArguments
+from k3m_jax.data.building import build
 from k3m_jax.data.shards import REJECTS, ShardSet
 from launch import cli
 
@@ -37,14 +38,13 @@ HELP = {
 }
 REQUIRED = ("format", "input", "output")
 DEFAULTS = BuildArguments(*REQUIRED, workers=os.cpu_count())
-DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
-DEFINE[bool] = flags.DEFINE_bool
+DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
 for _name, _type in typing.get_type_hints(BuildArguments).items():
     _default = None if _name in REQUIRED else getattr(DEFAULTS, _name)
     if typing.get_origin(_type) is typing.Literal:
         flags.DEFINE_enum(_name, _default, typing.get_args(_type), HELP[_name])
     else:
-        DEFINE[_type](_name, _default, HELP[_name])
+        DEFINE.get(_type, flags.DEFINE_string)(_name, _default, HELP[_name])
 flags.mark_flags_as_required(REQUIRED)
 
 

@@ -16,7 +16,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from k3m_jax.data import building, pictures
-from k3m_jax.data.building import BuildArguments, build
+from k3m_jax.data.build_arguments import BuildArguments
+from k3m_jax.data.building import build
 from k3m_jax.data.record_maker import Made, RecordMaker
 from k3m_jax.data.records import Reject
 from k3m_jax.data.shards import open_shards

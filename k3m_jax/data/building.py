@@ -15,7 +15,7 @@ import io
 import json
 import tempfile
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from k3m_jax.data import codebook as codebooks
 from k3m_jax.data import shards
+from k3m_jax.data.build_arguments import BuildArguments
 from k3m_jax.data.catalogues import RawLine, open_catalogue
 from k3m_jax.data.record_maker import Describer, Made, RecordMaker
 from k3m_jax.data.records import Product, Reject, RejectedRecord, split_of
@@ -35,62 +36,6 @@ from k3m_jax.settings import UserError
 
 SAMPLED = 1000  # train products that the codebook and the sizes of regions are taken from
 SHARD_BYTES = 32 << 20  # of one file, where --shards doesn't say how many there are
-
-
-@dataclasses.dataclass(frozen=True)
-class BuildArguments:
-    """What a data set is built from and how; the flags of launch/build_shards.py."""
-
-    format: Literal["jsonl", "release"]
-    input: str
-    output: str
-    front_end: Literal["patches", "regions"] = "patches"
-    image_size: int = 192
-    patch_size: int = 32
-    codebook_size: int = 256
-    vocabulary_size: int = 8000  # 0: no tokenizer
-    region_features: str = ""
-    top_classes: int = 8  # with regions
-    shards: int = 0  # files per split; 0: by size
-    workers: int = 0  # processes; 0: none but this one
-    valid_fraction: float = 0.05  # of products whose record names no split
-    overwrite: bool = False
-
-    @property
-    def folder(self) -> epath.Path:
-        """Where the data set will lie."""
-        version = str(shards.K3mProducts.VERSION)
-        return epath.Path(self.output) / shards.NAME / self.front_end / version
-
-    def check(self) -> None:
-        """Raises UserError for the first contradiction."""
-        if self.front_end not in ("patches", "regions"):
-            raise UserError(f"--front_end: {self.front_end!r} is neither patches nor regions")
-        if (self.front_end == "regions") != bool(self.region_features):
-            raise UserError("--front_end=regions and --region_features go together: give both")
-        if self.patch_size < 1 or self.image_size % self.patch_size:
-            raise UserError(
-                f"--image_size {self.image_size} is not a multiple of --patch_size "
-                f"{self.patch_size}"
-            )
-        if self.front_end == "patches" and self.patch_size % codebooks.GRID:
-            raise UserError(f"--patch_size {self.patch_size} is not a multiple of {codebooks.GRID}")
-        for name, low in (
-            ("image_size", 1),
-            ("codebook_size", 2),
-            ("vocabulary_size", 0),
-            ("top_classes", 1),
-            ("shards", 0),
-            ("workers", 0),
-        ):
-            if getattr(self, name) < low:
-                raise UserError(f"--{name}: {getattr(self, name)} is less than {low}")
-        if not 0 <= self.valid_fraction < 1:
-            raise UserError(f"--valid_fraction: {self.valid_fraction} is not in [0, 1)")
-        if self.folder.exists() and not self.overwrite:
-            raise UserError(
-                f"{self.folder} exists: choose another --output, or replace it with --overwrite"
-            )
 
 
 class Build:
