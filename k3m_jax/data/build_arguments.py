@@ -1,4 +1,4 @@
-"""What a data set is built from and how: the flags of build_shards, and what rules each other out."""
+"""What a data set is built from and how: the flags of build_shards, and what they rule out."""
 
 import dataclasses
 from typing import Literal
