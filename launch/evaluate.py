@@ -10,7 +10,7 @@ import dataclasses
 import json
 import pathlib
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from k3m_jax.data.pipeline import open_inputs
 from k3m_jax.evaluation.curves import draw_curves
@@ -19,7 +19,7 @@ from k3m_jax.evaluation.report import Report
 from k3m_jax.model.network import Network
 from k3m_jax.parallel.mesh import AXES, make_mesh
 from k3m_jax.settings import Mesh, Settings, UserError
-from k3m_jax.training.checkpoints import load_params, load_settings
+from k3m_jax.training.checkpoints import load_meta, load_params
 from k3m_jax.training.metrics import METRICS, read_metrics
 from launch import cli
 
@@ -27,19 +27,20 @@ WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=Tru
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best (by held-out loss), latest, or a step")
 SPLIT = flags.DEFINE_string("split", "", "split to measure; the run's data.valid_split if empty")
 SOURCES = flags.DEFINE_list("sources", [], "shards to measure on; the run's data.sources if empty")
-MESH = flags.DEFINE_list(
-    "mesh", [], "sizes of the axes data,fsdp,tensor on this machine; the run's if empty"
-)
+TOKENIZER = flags.DEFINE_string("tokenizer", "", "folder of the run's tokenizer, if it has moved")
+MESH = flags.DEFINE_list("mesh", [], "sizes of the axes data,fsdp,tensor; the run's if empty")
 
 
-def _settings(workdir: pathlib.Path, which: str | int) -> Settings:
-    """The run's settings, with what the flags change."""
-    settings = load_settings(workdir, which)
+def adapted(settings: Settings) -> Settings:
+    """A run's settings, with what the flags change."""
     data, mesh = settings.data, settings.mesh
-    if SPLIT.value:
-        data = dataclasses.replace(data, valid_split=SPLIT.value)
     if SOURCES.value:
         data = dataclasses.replace(data, sources=tuple(SOURCES.value), weights=())
+    data = dataclasses.replace(
+        data,
+        valid_split=SPLIT.value or data.valid_split,
+        tokenizer=TOKENIZER.value or data.tokenizer,
+    )
     if MESH.value:
         try:
             mesh = Mesh(**dict(zip(AXES, map(int, MESH.value), strict=True)))
@@ -52,10 +53,14 @@ def main(argv: list[str]) -> None:
     """Measures, prints and writes."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    logging.set_verbosity(logging.WARNING)  # of Orbax, which tells of each file it reads
     workdir, which = pathlib.Path(WORKDIR.value), CHECKPOINT.value
     which = int(which) if which.isdecimal() else which
-    settings = _settings(workdir, which)
+    meta = load_meta(workdir, which)
+    settings = adapted(Settings.from_config(meta.settings))
     inputs = open_inputs(settings.data)
+    if inputs.tokenizer.fingerprint != meta.vocabulary:
+        raise UserError(f"--tokenizer: another vocabulary than that of the run in {workdir}")
     settings = inputs.resolve(settings)
     mesh, network = make_mesh(settings.mesh), Network(settings)
     params, step = load_params(workdir, which, network, mesh)

@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -48,18 +49,19 @@ def draw_curves(lines: Sequence[Mapping[str, float | None]], path: pathlib.Path)
 
 
 def _draw_panel(panel: Axes, lines: Sequence[Mapping[str, float | None]], metric: str) -> None:
-    steps, values = _course(lines, f"train/{metric}")
-    panel.plot(steps, values, color=TRAINING, alpha=0.25, linewidth=1)
-    panel.plot(steps, _smoothed(values), color=TRAINING, label="training (smoothed)")
-    steps, values = _course(lines, f"valid/{metric}")
-    panel.plot(steps, values, color=HELD_OUT, marker="o", markersize=4, label="held out")
+    steps, training = _course(lines, f"train/{metric}")
+    panel.plot(steps, training, color=TRAINING, alpha=0.25, linewidth=1)
+    panel.plot(steps, _smoothed(training), color=TRAINING, label="training (smoothed)")
+    steps, held_out = _course(lines, f"valid/{metric}")
+    panel.plot(steps, held_out, color=HELD_OUT, marker="o", markersize=4, label="held out")
     _, floors = _course(lines, f"valid/floor/{metric}")
     if floors:
         panel.axhline(floors[-1], color=FLOOR, linestyle="--", label="floor: most frequent answer")
+    panel.set_xlim(0, max([line["step"] for line in lines], default=1) * 1.03)
+    panel.set_ylim(0, max([*training, *held_out, *floors], default=1) * 1.08)
     panel.set_xlabel("step", fontsize=8)
     panel.tick_params(labelsize=8)
     panel.grid(alpha=0.25)
-    panel.set_ylim(bottom=0)
     panel.spines[["top", "right"]].set_visible(False)
 
 
@@ -70,10 +72,7 @@ def _course(
     return [step for step, _ in points], [value for _, value in points]
 
 
-def _smoothed(values: Sequence[float], memory: float = 0.8) -> list[float]:
-    """Exponential mean, without the pull of its start towards 0."""
-    result, total, weight = [], 0.0, 0.0
-    for value in values:
-        total, weight = memory * total + value, memory * weight + 1
-        result.append(total / weight)
-    return result
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Mean over a twentieth of the run to either side, so that the curve does not lag behind."""
+    reach = len(values) // 20
+    return [float(np.mean(values[max(i - reach, 0) : i + reach + 1])) for i in range(len(values))]

@@ -145,12 +145,13 @@ class Evaluator:
         """What does not depend on parameters: the questions, and the floors' answers to them."""
         constant = constant_answer(self._training(), self._network.settings)
         answer = jax.jit(
-            lambda batch: item_sums(constant.outputs(batch), batch, self._objectives),
+            # An argument, not a closure: XLA would fold what it says of a whole batch, slowly.
+            lambda same, batch: item_sums(same.outputs(batch), batch, self._objectives),
             out_shardings=replicated(self._mesh),
         )
         sums, questions = [], []
         for batch in self._held_out():
-            sums.append(jax.device_get(answer(self._place(batch))))
+            sums.append(jax.device_get(answer(constant, self._place(batch))))
             questions.append(self._questions(batch))
         if not sums:
             raise UserError("data.valid_split: there is nothing in it to evaluate on")

@@ -189,16 +189,16 @@ class Checkpoints:
             self._manager.reload()
 
 
-def load_settings(workdir: pathlib.Path, which: Which = "best") -> Settings:
-    """The resolved settings of the run that wrote a checkpoint.
+def load_meta(workdir: pathlib.Path, which: Which = "best") -> Meta:
+    """What the run is that wrote a checkpoint; `Settings.from_config` reads its settings.
 
     Raises:
-      UserError: there is no such checkpoint, or it is of another version's settings.
+      UserError: there is no such checkpoint.
     """
     with _manager(_existing(workdir), create=False) as manager:
         step = _find(manager, which)
         meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
-    return Settings.from_config(meta["settings"])
+    return Meta(**meta)
 
 
 def load_params(
@@ -209,7 +209,7 @@ def load_params(
     Args:
       workdir: of the run.
       which: a step, the `latest`, or the `best` by held-out loss (the latest if none was measured).
-      network: of `load_settings`.
+      network: of the settings that `load_meta` tells.
       mesh: of `parallel.mesh.make_mesh`.
 
     Raises:
