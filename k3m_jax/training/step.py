@@ -61,20 +61,22 @@ def train_step(
         sums = pretraining.sums(outputs, micro, objectives, negatives)
         return pretraining.total(sums, whole, objectives), sums
 
-    def accumulate(carry, micro_and_key):
-        (_, sums), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, *micro_and_key)
-        return jax.tree.map(jnp.add, carry, (sums, gradient)), None
+    differentiate = jax.value_and_grad(loss, has_aux=True)
+    if count == 1:
+        (_, sums), gradient = differentiate(state.params, batch, step_key)
+    else:
 
-    micros = micro_batches(batch, count, objectives.group)
-    keys = jax.random.split(step_key, count)
-    first = jax.tree.map(lambda x: x[0], (micros, keys))
-    shapes = jax.eval_shape(jax.value_and_grad(loss, has_aux=True), state.params, *first)
-    (_, sums), gradient = shapes
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (sums, gradient))
-    (sums, gradient), _ = jax.lax.scan(accumulate, zeros, (micros, keys))
+        def accumulate(gradient, micro_and_key):
+            (_, sums), part = differentiate(state.params, *micro_and_key)
+            return jax.tree.map(jnp.add, gradient, part), sums
+
+        micros = micro_batches(batch, count, objectives.group), jax.random.split(step_key, count)
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        gradient, sums = jax.lax.scan(accumulate, zeros, micros)
+        sums = jax.tree.map(lambda x: x.sum(0), sums)
 
     total = pretraining.total(sums, whole, objectives)
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(total) & jnp.isfinite(norm)
     direction, opt_state = make_optimizer(settings.optimizer).update(
         gradient, state.opt_state, state.params
