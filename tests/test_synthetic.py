@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from k3m_jax.data.synthetic import make_catalogue, make_items
+from k3m_jax.data.synthetic import draw_contact_sheet, make_catalogue, make_items
 from k3m_jax.data.synthetic_assortment import FAMILIES
 from k3m_jax.data.synthetic_geometry import BODY
 from k3m_jax.data.synthetic_pictures import COLORS, PATTERNS, SHAPES, Design, Look, draw
@@ -330,3 +330,13 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(tmp_path, monkeyp
     assert not folder.exists()
     make_catalogue(folder, 2, seed=0, overlap=0.5, image_size=16)
     assert [path.name for path in tmp_path.iterdir()] == ["shop"]
+
+
+def test_the_contact_sheet_has_a_column_per_family(catalogue, tmp_path):
+    draw_contact_sheet(catalogue[0], tmp_path / "figures" / "sheet.png", each=2, tile=16)
+    with Image.open(tmp_path / "figures" / "sheet.png") as sheet:
+        assert sheet.size == (len(FAMILIES) * 16, 4 * 16)
+        assert all(
+            len(sheet.crop((c * 16, 0, c * 16 + 16, 16)).getcolors()) > 4
+            for c in range(len(FAMILIES))
+        )

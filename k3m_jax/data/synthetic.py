@@ -178,7 +178,7 @@ def _jpeg(look: Look, rng: np.random.Generator, image_size: int) -> bytes:
 
 
 def draw_contact_sheet(
-    folder: str | pathlib.Path, path: str | pathlib.Path, each: int = 3, tile: int = 80
+    folder: str | pathlib.Path, path: str | pathlib.Path, each: int = 3, tile: int = 64
 ) -> None:
     """Draws the first `each` pictures of every category, a family's two one above the other."""
     first: dict[str, list[str]] = collections.defaultdict(list)
@@ -192,7 +192,7 @@ def draw_contact_sheet(
                 picture = Image.open(pathlib.Path(folder) / image).resize((tile, tile))
                 sheet.paste(picture, (column * tile, (half * each + row) * tile))
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    sheet.quantize(256).save(path, "PNG", optimize=True)
+    sheet.save(path, "PNG", optimize=True)
 
 
 _PURPOSES = ("product", "items", "presence", "telling", "title", "triples", "pictures")
