@@ -28,7 +28,7 @@ from k3m_jax.parallel.mesh import process_block
 from k3m_jax.parallel.shardings import place_batch, replicated, use_mesh
 from k3m_jax.settings import UserError
 
-FLOOR_ITEMS = 4096  # training items whose answers the floors are made from
+FLOOR_ITEMS = 2048  # training items whose answers the floors are made from
 
 # The counts of questions, by a metric that is of them.
 QUESTIONS = {"tokens": "mlm_loss", "regions": "mom_loss", "links": "link_mrr"}

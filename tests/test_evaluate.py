@@ -1,0 +1,91 @@
+"""The command as a user runs it, on a checkpoint that was never trained."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from configs import quickstart
+from k3m_jax.data.building import BuildArguments, build
+from k3m_jax.data.pipeline import open_inputs
+from k3m_jax.data.synthetic import make_catalogue
+from k3m_jax.evaluation.report import LOSSES, RATES
+from k3m_jax.model.network import Network
+from k3m_jax.parallel.mesh import make_mesh
+from k3m_jax.settings import Settings
+from k3m_jax.training.checkpoints import Checkpoints, Meta
+from k3m_jax.training.compilation import Program
+from launch.cli import EXIT_USER_ERROR
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run that stands at step 0; its shards lie beside it."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    for seed, name in enumerate(("shards", "others")):
+        catalogue = folder / f"catalogue-{name}"
+        make_catalogue(catalogue, products=40, seed=seed, overlap=0.5, image_size=32)
+        sizes = {"image_size": 96, "patch_size": 16, "codebook_size": 16}
+        build(BuildArguments("jsonl", str(catalogue), str(folder / name), **sizes))
+    config = quickstart.get_config("debug")
+    config.data.sources = (str(folder / "shards"),)
+    config.mesh.data = 1
+    settings = Settings.from_config(config)
+    inputs = open_inputs(settings.data)
+    settings = inputs.resolve(settings)
+    program = Program(Network(settings), make_mesh(settings.mesh))
+    meta = Meta.of(settings, ["none"], inputs.tokenizer.fingerprint)
+    with contextlib.closing(Checkpoints(folder / "run", meta, keep=1)) as checkpoints:
+        checkpoints.save(0, program.init(), {"next_index": 0}, loss=1.0)
+    return folder / "run"
+
+
+def evaluate(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "launch.evaluate", *arguments],
+        cwd=ROOT,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_prints_and_writes_the_table(run):
+    done = evaluate(f"--workdir={run}", "--split=test")
+    assert done.returncode == 0, done.stderr
+    written = json.loads((run / "evaluation.json").read_text())
+    assert written["split"] == "test"
+    assert written["checkpoint"] == 0
+    assert written["metrics"].keys() == (RATES | LOSSES).keys()
+    for name, metric in written["metrics"].items():
+        assert metric["questions"] > 0, name
+        assert metric["floor"] is not None, name
+    # Fresh parameters know nothing that the floor does not.
+    accuracy = written["metrics"]["mlm_accuracy"]
+    assert accuracy["interval"][0] <= max(accuracy["floor"], 0.05)
+    assert "link MRR" in done.stdout
+    assert "| link MRR |" in (run / "evaluation.md").read_text()
+    assert (run / "curves.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--checkpoint=7"], "no checkpoint of step 7, only of [0]"),
+        (["--split=nowhere"], "in a split 'nowhere', only in"),
+        (["--mesh=1,1"], "--mesh=1,1: three numbers expected"),
+        (["--sources={folder}/others"], "--tokenizer: another vocabulary"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(run, arguments, said):
+    arguments = [argument.format(folder=run.parent) for argument in arguments]
+    done = evaluate(f"--workdir={run}", *arguments)
+    assert done.returncode == EXIT_USER_ERROR
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
