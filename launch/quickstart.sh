@@ -58,7 +58,7 @@ if ! compgen -G "$run/shards/k3m_products/patches/*/build.json" >/dev/null; then
 fi
 echo "== Pretraining"
 "$python" -m launch.pretrain --config=configs/quickstart.py --workdir=$run/run \
-  --config.data.sources="('$run/shards',)"
+  --config.data.sources=$run/shards
 echo "== Evaluation on products held out"
 "$python" -m launch.evaluate --workdir=$run/run
 
@@ -68,9 +68,15 @@ The checkpoint with the least held-out loss lies in $PWD/$run/run/checkpoints,
 the curves in $PWD/$run/run/curves.png.
 
 What to do next, after \`source $VENV/bin/activate\`:
-  see what the model sees     python -m launch.show_batch --config=configs/quickstart.py \\
-                                --config.data.sources="('$run/shards',)" --output=$run/batch.png
-  products never touched yet  python -m launch.evaluate --workdir=$run/run --split=test
-  shards of your own products python -m launch.build_shards --help    (formats: docs/data.md)
-  a model of the paper's size python -m launch.pretrain --config=configs/k3m_base.py --help
+
+see what the model sees:
+  python -m launch.show_batch --config=configs/quickstart.py --config.data.sources=$run/shards \\
+      --output=$run/batch.png
+measure on products that no decision has touched:
+  python -m launch.evaluate --workdir=$run/run --split=test
+build shards of your own products (docs/data.md):
+  python -m launch.build_shards --help
+pretrain a model of the paper's size on them:
+  python -m launch.pretrain --config=configs/k3m_base.py --workdir=runs/base \\
+      --config.data.sources=FOLDER
 TEXT
