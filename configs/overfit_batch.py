@@ -13,6 +13,7 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
     config = quickstart.get_config()
     config.training.update(one_batch=True, steps=200, batch=16, log_every=10, eval_every=0)
     config.training.checkpoint_every = 200
+    config.objectives.group = 2
     config.optimizer.update(learning_rate=2e-3, weight_decay=0.0)
     config.evaluation.items = 64
     return variant(config, name)

@@ -19,6 +19,7 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
     config.model.structure.heads = 4
     config.model.update(positions=64, dropout=0.0, dtype="float32")
     config.objectives.lpm.negative_values = 3
+    config.objectives.group = 8
     config.optimizer.learning_rate = 1e-3
     config.training.update(
         steps=400, batch=64, log_every=10, eval_every=100, checkpoint_every=100, keep=2

@@ -3,13 +3,17 @@
 import os
 import pathlib
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = (
-        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    ).strip()
-
 import pytest
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+for flag in (
+    "--xla_force_host_platform_device_count=8",
+    # Tests compile much and compute little: half the time goes without LLVM's optimisations, which
+    # change nothing that is computed.
+    "--xla_backend_optimization_level=0",
+):
+    if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -1,8 +1,12 @@
 """The tiny model that tests share: the real settings shrunk until a step takes milliseconds."""
 
 import dataclasses
+import functools
 
 from k3m_jax import settings as s
+from k3m_jax.model.network import Network
+from k3m_jax.parallel.mesh import make_mesh
+from k3m_jax.training.compilation import Program
 
 
 def tiny_settings(**groups) -> s.Settings:
@@ -34,3 +38,9 @@ TINY = s.Settings(
     evaluation=s.Evaluation(batch=16),
     mesh=s.Mesh(data=1),
 )
+
+
+@functools.cache
+def tiny_program(settings: s.Settings = TINY, *mesh: int) -> Program:
+    """Compiled once for all tests; `mesh` is (data, fsdp, tensor), and one device if left out."""
+    return Program(Network(settings), make_mesh(s.Mesh(*(mesh or (1, 1, 1)))))

@@ -1,0 +1,62 @@
+import importlib
+
+import jax
+import pytest
+from conftest import ROOT
+
+from k3m_jax.model.network import Network
+from k3m_jax.parallel.mesh import make_mesh
+from k3m_jax.settings import Settings, UserError
+from k3m_jax.training.compilation import Program
+
+NAMES = ("k3m_base", "quickstart", "gpu_debug", "overfit_batch")
+
+
+def load(name, variant=""):
+    config = importlib.import_module(f"configs.{name}").get_config(variant)
+    return Settings.from_config(config)
+
+
+def parameters(settings):
+    network = Network(settings.resolved(vocabulary=21128, classes=1600))
+    shapes = jax.eval_shape(lambda: network.init_params(jax.random.key(0)))
+    return sum(x.size for x in jax.tree.leaves(shapes))
+
+
+def test_all_of_them_are_tested():
+    files = {path.stem for path in (ROOT / "configs").glob("*.py")}
+    assert files == {*NAMES, "__init__", "debug"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_valid_and_short(name):
+    load(name)
+    assert len((ROOT / "configs" / f"{name}.py").read_text().splitlines()) <= 50
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_has_a_debug_variant(name):
+    settings, small = load(name), load(name, "debug")
+    assert small.training.steps <= 20
+    assert parameters(small) < 3e6
+    # What the shards were built with is not for a variant to change.
+    assert small.image == settings.image
+    with pytest.raises(UserError, match="'bug'"):
+        load(name, "bug")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("variant", ["", "debug"])
+def test_each_fits_eight_devices(name, variant):
+    settings = load(name, variant).resolved(vocabulary=21128, classes=1600)
+    Program(Network(settings), make_mesh(settings.mesh))
+
+
+def test_the_base_is_of_the_papers_size():
+    assert 2.3e8 < parameters(load("k3m_base")) < 2.8e8
+
+
+def test_the_overfitting_one_has_no_noise_to_fit():
+    settings = load("overfit_batch")
+    assert settings.training.one_batch
+    assert settings.model.dropout == 0

@@ -1,0 +1,164 @@
+import dataclasses
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from tiny import TINY, tiny_program
+
+from k3m_jax.data.batch import random_batch
+from k3m_jax.training.checkpoints import Checkpoints, Meta
+from k3m_jax.training.loop import train
+from k3m_jax.training.metrics import METRICS, TIMING, read_metrics
+from k3m_jax.training.preemption import watch_signals
+
+# Another mesh adds up in another order (see test_step.py).
+ACROSS_MESHES = {"rtol": 2e-3, "atol": 1e-5}
+
+
+class Batches:
+    """A batch is a function of its step; `events` happen when a step asks for its batch."""
+
+    def __init__(self, step, events=None):
+        self._step, self._events = step, events or {}
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self._events.get(self._step, lambda: None)()
+        self._step += 1
+        return random_batch(TINY, TINY.training.batch, seed=self._step)
+
+    @property
+    def state(self):
+        return {"next_index": self._step}
+
+    def close(self):
+        pass
+
+
+def evaluate(params):
+    norm = float(np.linalg.norm(jax.device_get(params["text_encoder"]["words"])))
+    return {"loss": norm, "link_mrr": None}
+
+
+def run(folder, program=None, **events):
+    """Trains in `folder`; `events` are of steps, as `at_3`."""
+    at = {int(name.removeprefix("at_")): event for name, event in events.items()}
+    program = program or tiny_program()
+    checkpoints = Checkpoints(folder, Meta.of(program.network.settings, ["p"], "w"), keep=1)
+    try:
+        return train(program, checkpoints, lambda step: Batches(step, at), evaluate, folder)
+    finally:
+        checkpoints.close()
+
+
+def last_state(folder):
+    program = tiny_program()
+    checkpoints = Checkpoints(folder, Meta.of(TINY, ["p"], "w"), keep=1)
+    state = jax.device_get(checkpoints.restore(program.abstract_state))
+    checkpoints.close()
+    return state
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert run(folder)
+    return folder
+
+
+def assert_same_run(folder, whole):
+    assert (folder / METRICS).read_bytes() == (whole / METRICS).read_bytes()
+    jax.tree.map(np.testing.assert_array_equal, last_state(folder), last_state(whole))
+
+
+def test_every_step_and_evaluation_has_its_line(whole):
+    lines = read_metrics(whole / METRICS)
+    assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 11))
+    assert [line["step"] for line in lines if "valid/loss" in line] == [5, 10]
+    assert lines[5]["valid/link_mrr"] is None
+    assert lines[-2]["train/loss"] < lines[0]["train/loss"] + 1
+    timing = read_metrics(whole / TIMING)
+    assert timing[-1]["timing/items_per_second"] > 0
+
+
+def test_a_finished_run_stays_as_it_is(whole):
+    before = (whole / METRICS).read_bytes()
+    assert run(whole)
+    assert (whole / METRICS).read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_saves_and_goes_on_exactly(whole, tmp_path, number):
+    assert not run(tmp_path, at_2=lambda: os.kill(os.getpid(), number))
+    assert last_state(tmp_path).step == 3
+    assert run(tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def test_told_at_an_evaluation_it_still_evaluates(whole, tmp_path):
+    assert not run(tmp_path, at_4=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert run(tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def test_after_a_crash_it_goes_on_from_the_last_checkpoint(whole, tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, at_8=lambda: 1 / 0)
+    assert read_metrics(tmp_path / METRICS)[-1]["step"] == 8
+    assert run(tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def test_another_mesh_goes_on_alike(whole, tmp_path):
+    assert not run(tmp_path, at_2=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert run(tmp_path, tiny_program(TINY, 2, 2, 2))
+    for line, expected in zip(
+        read_metrics(tmp_path / METRICS), read_metrics(whole / METRICS), strict=True
+    ):
+        assert line.keys() == expected.keys()
+        for key in ("train/loss", "train/gradient_norm", "valid/loss"):
+            if key in line:
+                np.testing.assert_allclose(line[key], expected[key], **ACROSS_MESHES)
+
+
+def test_a_refused_step_is_told(tmp_path, capsys):
+    class Broken(Batches):
+        def __next__(self):
+            batch = super().__next__()
+            if self._step == 2:
+                batch["class_probs"][:] = np.inf
+            return batch
+
+    program = tiny_program()
+    checkpoints = Checkpoints(tmp_path, Meta.of(TINY, ["p"], "w"), keep=1)
+    assert train(program, checkpoints, Broken, evaluate, tmp_path)
+    checkpoints.close()
+    skipped = [x["train/skipped"] for x in read_metrics(tmp_path / METRICS) if "train/skipped" in x]
+    assert skipped == [0, *[1] * 9]
+    assert "step 2: loss" in capsys.readouterr().err
+
+
+def test_the_profiler_window_is_written(tmp_path):
+    training = dataclasses.replace(TINY.training, profile_start=1, profile_steps=2)
+    from k3m_jax.training.profiling import ProfilerWindow
+
+    window, x = ProfilerWindow(training, tmp_path), jax.numpy.zeros(3)
+    for step in range(5):
+        window.before(step)
+        window.after(step, x + 1)
+    window.close()
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_second_signal_does_what_it_always_does():
+    with watch_signals() as preemption:
+        assert not preemption
+        os.kill(os.getpid(), signal.SIGINT)
+        assert preemption
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)

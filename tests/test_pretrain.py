@@ -1,0 +1,122 @@
+"""The command as a user runs it, on a small catalogue made for the occasion."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+from k3m_jax.data.building import BuildArguments, build
+from k3m_jax.data.synthetic import make_catalogue
+from k3m_jax.training.metrics import METRICS, TIMING, read_metrics
+from k3m_jax.training.preemption import EXIT_PREEMPTED
+from launch.cli import EXIT_USER_ERROR
+
+STEPS = 300
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """Starts the command with more arguments; compiles once for all of them."""
+    folder = tmp_path_factory.mktemp("pretrain")
+    make_catalogue(folder / "catalogue", products=60, seed=0, overlap=0.5, image_size=32)
+    arguments = BuildArguments(
+        "jsonl", str(folder / "catalogue"), str(folder / "shards"), image_size=96, patch_size=16
+    )
+    build(arguments)
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+    def start(workdir, *more):
+        return subprocess.Popen(
+            [
+                sys.executable, "-m", "launch.pretrain",
+                "--config=configs/quickstart.py:debug",
+                f"--workdir={workdir}",
+                f"--config.data.sources={folder / 'shards'}",
+                f"--config.training.steps={STEPS}",
+                "--config.training.checkpoint_every=20",
+                "--config.training.eval_every=150",
+                "--config.mesh.data=1",
+                *more,
+            ],
+            cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+
+    return start
+
+
+def wait_for_step(workdir, step, process):
+    """Until the run has written that many steps."""
+    while process.poll() is None:
+        lines = read_metrics(workdir / METRICS)
+        if lines and lines[-1]["step"] >= step:
+            return
+        time.sleep(0.02)
+    pytest.fail(f"ended before step {step}: {process.communicate()[1]}")
+
+
+@pytest.mark.slow
+def test_killed_or_told_to_stop_the_same_command_goes_on_exactly(command, tmp_path):
+    whole = command(tmp_path / "whole")
+    _, errors = whole.communicate()
+    assert whole.returncode == 0, errors
+
+    parts = tmp_path / "parts"
+    killed = command(parts)
+    wait_for_step(parts, 50, killed)
+    killed.kill()
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+
+    stopped = command(parts)
+    wait_for_step(parts, 110, stopped)
+    stopped.terminate()
+    _, errors = stopped.communicate()
+    assert stopped.returncode == EXIT_PREEMPTED, errors
+    assert "run the same command to go on" in errors
+
+    resumed = command(parts)
+    _, errors = resumed.communicate()
+    assert resumed.returncode == 0, errors
+    assert (parts / METRICS).read_bytes() == (tmp_path / "whole" / METRICS).read_bytes()
+    lines = read_metrics(parts / METRICS)
+    assert lines[-1]["step"] == STEPS
+    assert lines[-1]["valid/link_mrr"] > 0
+    assert read_metrics(parts / TIMING)[-1]["timing/data_wait_share"] < 1
+
+    other = command(parts, "--config.optimizer.learning_rate=0.5")
+    _, errors = other.communicate()
+    assert other.returncode == EXIT_USER_ERROR
+    assert errors.strip().splitlines()[-1].startswith("error: ")
+    assert "optimizer.learning_rate = 0.001, not 0.5" in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.optimizer.learning_rat=1", "unknown setting 'learning_rat'"),
+        ("--config.optimzer.learning_rate=1", "unknown setting 'optimzer'"),
+        ("--config=configs/quickstart.py:bug", "no variant 'bug'"),
+        ("--config=configs/quick.py", "configs/quick.py"),
+        ("--config.model.text.heads=5", "model.text.heads: 5 heads do not divide"),
+        ("--config.data.sources=()", "python -m launch.build_shards"),
+        ("--config.data.sources=/nowhere", "/nowhere"),
+        ("--config.image.patch_size=8", "image.patch_size is 8"),
+        ("--config.training.batch=6", "training.batch 6 is not a multiple"),
+        ("--config.mesh.fsdp=64", "mesh.fsdp=64"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_key(command, tmp_path, argument, message):
+    process = command(tmp_path, argument)
+    _, errors = process.communicate()
+    assert process.returncode == EXIT_USER_ERROR
+    assert "Traceback" not in errors
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert message in line

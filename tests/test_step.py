@@ -1,0 +1,161 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import TINY, tiny_program, tiny_settings
+
+from k3m_jax.data.batch import random_batch
+from k3m_jax.model.network import Network
+from k3m_jax.parallel.mesh import make_mesh
+from k3m_jax.settings import Mesh, UserError
+from k3m_jax.training.compilation import Program
+from k3m_jax.training.step import gumbel_temperature, micro_batches
+
+# Float32 sums in another order, over a few steps of Adam, which divides by small numbers.
+ACROSS_MESHES = {"rtol": 1e-4, "atol": 2e-5}
+
+
+def run(program, steps=3):
+    """Parameters after `steps` and each step's metrics."""
+    state, history = program.init(), []
+    for step in range(steps):
+        batch = program.place(random_batch(TINY, TINY.training.batch, seed=step))
+        state, metrics = program.step(state, batch)
+        history.append(jax.device_get(metrics))
+    return jax.device_get(state.params), history
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return run(tiny_program())
+
+
+def assert_close(actual, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **ACROSS_MESHES), actual, expected)
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        (2, 2, 2),
+        pytest.param((8, 1, 1), marks=pytest.mark.slow),
+        pytest.param((2, 4, 1), marks=pytest.mark.slow),
+    ],
+)
+def test_every_mesh_computes_the_same(on_one_device, mesh):
+    """Dropout is off, but the Gumbel noise of `hard` fusion is drawn: it too must not depend."""
+    assert_close(run(tiny_program(TINY, *mesh)), on_one_device)
+
+
+def test_metrics_are_scalars_and_finite(on_one_device):
+    _, history = on_one_device
+    assert set(history[0]) == {
+        "loss", "mlm_loss", "mom_loss", "lpm_loss", "mlm_accuracy", "mom_top1", "lpm_accuracy",
+        "gradient_norm", "learning_rate", "temperature", "skipped",
+    }  # fmt: skip
+    assert all(np.shape(x) == () and np.isfinite(x) for x in history[0].values())
+    loss = sum(history[0][f"{task}_loss"] for task in ("mlm", "mom", "lpm"))
+    np.testing.assert_allclose(history[0]["loss"], loss, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_micro_batches_add_up_to_the_whole():
+    """Without noise, which is drawn per micro-batch, only the order of sums differs.
+
+    The batch is uneven on purpose: one half of the groups has no title to ask for, so that a mean
+    of the micro-batches' means would be another number.
+    """
+    soft = dataclasses.replace(
+        TINY.model, fusion=dataclasses.replace(TINY.model.fusion, mode="soft")
+    )
+    batch = random_batch(TINY, TINY.training.batch)
+    groups = np.arange(TINY.training.batch) // TINY.objectives.group
+    batch["mlm_weights"][groups % 2 == 0] = 0
+    results = []
+    for accumulation in (1, 4):
+        training = dataclasses.replace(TINY.training, accumulation=accumulation)
+        settings = tiny_settings(model=soft, training=training)
+        program = tiny_program(settings, 2, 1, 1)
+        state, metrics = program.step(program.init(), program.place(batch))
+        results.append((jax.device_get(state.params), jax.device_get(metrics)))
+    assert_close(results[1], results[0])
+
+
+def test_micro_batches_take_whole_groups_from_every_device():
+    rows = {"x": np.arange(16)}  # 2 devices x 2 micro-batches x groups of 2, twice
+    split = micro_batches(rows, count=2, group=2)["x"]
+    assert split.tolist() == [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15]]
+
+
+def test_a_step_that_is_not_finite_is_refused():
+    program, batch = tiny_program(), random_batch(TINY, TINY.training.batch)
+    broken = {**batch, "class_probs": np.full_like(batch["class_probs"], np.nan)}
+    before = jax.device_get(program.init())
+    state, metrics = program.step(program.init(), program.place(broken))
+    after = jax.device_get(state)
+    jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+    jax.tree.map(np.testing.assert_array_equal, after.opt_state, before.opt_state)
+    assert (after.step, after.skipped) == (1, 1)
+    assert not np.isfinite(metrics["loss"])
+
+    state, metrics = program.step(state, program.place(batch))
+    assert (int(state.step), int(state.skipped)) == (2, 1)
+    assert np.isfinite(metrics["loss"])
+    assert np.any(jax.device_get(state.params["absent"]) != after.params["absent"]) or np.any(
+        jax.device_get(state.params["text_encoder"]["words"])
+        != after.params["text_encoder"]["words"]
+    )
+
+
+def test_a_batch_that_asks_for_nothing_costs_nothing():
+    program, batch = tiny_program(), random_batch(TINY, TINY.training.batch)
+    nothing = {k: np.zeros_like(x) if k.endswith("_weights") else x for k, x in batch.items()}
+    state, metrics = program.step(program.init(), program.place(nothing))
+    assert metrics["loss"] == 0
+    assert metrics["gradient_norm"] == 0
+    assert state.skipped == 0
+
+
+def test_no_step_compiles_or_transfers_after_the_first():
+    program = tiny_program()
+    batch = program.place(random_batch(TINY, TINY.training.batch))
+    state, _ = program.step(program.init(), batch)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, _, **__: compiled.append(event) if "backend_compile" in event else None
+    )
+    try:
+        with jax.transfer_guard("disallow"):
+            for _ in range(3):
+                state, _ = program.step(state, batch)
+        assert not compiled
+        jax.jit(lambda x: x + 1)(jnp.zeros(17))
+        assert compiled  # the listener does hear
+    finally:
+        jax.monitoring.clear_event_listeners()
+
+
+def test_the_state_is_given_away():
+    program = tiny_program()
+    state = program.init()
+    program.step(state, program.place(random_batch(TINY, TINY.training.batch)))
+    assert state.params["text_encoder"]["words"].is_deleted()
+
+
+def test_the_temperature_falls_geometrically():
+    network = Network(TINY)
+    values = [float(gumbel_temperature(network, step)) for step in range(TINY.training.steps)]
+    assert values[0] == pytest.approx(TINY.model.fusion.temperature_start)
+    assert values[-1] == pytest.approx(TINY.model.fusion.temperature_end)
+    np.testing.assert_allclose(np.diff(np.log(values)), np.log(0.5) / 9, rtol=1e-5)
+
+
+def test_a_batch_that_does_not_fit_the_mesh_names_the_keys():
+    training = dataclasses.replace(TINY.training, accumulation=2)
+    with pytest.raises(
+        UserError,
+        match=r"training\.batch 32 .* mesh\.data x mesh\.fsdp 8 x training\.accumulation 2",
+    ):
+        Program(Network(tiny_settings(training=training)), make_mesh(Mesh()))

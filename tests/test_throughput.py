@@ -1,0 +1,96 @@
+import dataclasses
+
+import jax
+import pytest
+from tiny import TINY, tiny_settings
+
+from k3m_jax import settings as s
+from k3m_jax.data.batch import random_batch
+from k3m_jax.model.network import Network
+from k3m_jax.parallel.shardings import unbox
+from k3m_jax.training import throughput
+from k3m_jax.training.throughput import Stopwatch, forward_flops, peak_flops
+
+
+@pytest.mark.parametrize("fusion", ["hard", "soft"])
+def test_the_formula_counts_what_the_compiler_counts(fusion):
+    """Of one layer each, for the compiler counts the body of a scan once; wide enough that matrix
+    products outweigh the elementwise work, which the formula leaves out."""
+    wide = s.Encoder(layers=1, width=256, heads=4, mlp=512)
+    settings = tiny_settings(
+        model=dataclasses.replace(
+            TINY.model,
+            text=wide,
+            image=wide,
+            interactor=s.Interactor(blocks=1, width=256, heads=4, image_mlp=512, text_mlp=512),
+            fusion=s.Fusion(mode=fusion),
+        )
+    )
+    network, rows = Network(settings), settings.objectives.group
+    params = jax.eval_shape(lambda: unbox(network.init_params(jax.random.key(0))))
+    lowered = jax.jit(network.apply).lower(params, random_batch(settings, rows))
+    counted = lowered.cost_analysis()["flops"] / rows
+    assert forward_flops(settings) == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("TPU v4", 275e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5p", 459e12),
+        ("TPU v5", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("cpu", None),
+    ],
+)
+def test_peaks_are_found_by_the_name_of_the_device(kind, peak):
+    assert peak_flops(kind) == peak
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+def test_steps_and_waits_are_timed(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(throughput, "time", clock)
+    monkeypatch.setattr(throughput, "peak_flops", lambda _: 1e9)
+    watch = Stopwatch(TINY, jax.devices()[:2])
+
+    def step(wait, seconds):
+        with watch.waiting():
+            clock.now += wait
+        clock.now += seconds - wait
+        watch.lap()
+
+    step(50, 100)  # compiles: of no interest
+    for wait, seconds in ((0.5, 1), (0, 3)):
+        step(wait, seconds)
+    report = watch.report()
+    assert report["items_per_second"] == pytest.approx(2 * TINY.training.batch / 4)
+    assert report["step_seconds_p50"] == pytest.approx(2)
+    assert report["data_wait_share"] == pytest.approx(0.5 / 4)
+    flops = 3 * forward_flops(TINY) * TINY.training.batch
+    assert report["mfu"] == pytest.approx(flops / (2 * 2e9))
+    assert watch.report() == {}
+
+    watch.pause()
+    step(7, 900)  # an evaluation lay between
+    step(0, 2)
+    assert watch.report()["step_seconds_p50"] == pytest.approx(2)
+
+
+def test_a_device_of_unknown_peak_has_no_mfu():
+    watch = Stopwatch(TINY, jax.devices())
+    watch.lap()
+    watch.lap()
+    assert watch.report()["mfu"] is None
