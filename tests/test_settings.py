@@ -1,6 +1,8 @@
 import dataclasses
+import re
 
 import pytest
+from conftest import ROOT
 from tiny import TINY
 
 from k3m_jax.settings import Settings, UserError, default_config
@@ -107,3 +109,21 @@ def test_a_typing_error_in_a_configuration_file_is_named():
     config.optimizer.learning_rat = 1.0  # a ConfigDict takes it
     with pytest.raises(UserError, match=r"did you mean optimizer\.learning_rate"):
         Settings.from_config(config)
+
+
+def test_the_manual_has_every_setting_and_its_default():
+    manual = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z0-9_.]+)` \| (.*?) \| .+ \|$", manual, re.MULTILINE))
+    defaults = dict(leaves(dataclasses.asdict(Settings())))
+    assert rows.keys() == defaults.keys()
+    for key, value in defaults.items():
+        shown = rows[key].strip("`")
+        assert shown in (str(value), f'"{value}"'), f"{key}: docs/configuration.md says {shown}"
+
+
+def leaves(tree, prefix=""):
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
