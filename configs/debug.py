@@ -16,7 +16,7 @@ def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.training.update(
         steps=20, batch=16, accumulation=1, log_every=1, eval_every=10, checkpoint_every=5
     )
-    config.evaluation.update(batch=16, items=64)
+    config.evaluation.update(batch=16, products=64)
     return config
 
 

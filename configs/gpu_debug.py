@@ -17,5 +17,5 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
     config.data.workers = 0
     config.mesh.update(data=1, fsdp=1, tensor=1)
     config.training.update(steps=20, log_every=1, eval_every=0, checkpoint_every=20)
-    config.evaluation.items = 64
+    config.evaluation.products = 64
     return variant(config, name)

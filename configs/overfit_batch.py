@@ -15,5 +15,5 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
     config.training.checkpoint_every = 200
     config.objectives.group = 2
     config.optimizer.update(learning_rate=2e-3, weight_decay=0.0)
-    config.evaluation.items = 64
+    config.evaluation.products = 64
     return variant(config, name)

@@ -193,7 +193,7 @@ class Evaluation:
     """Held-out evaluation."""
 
     batch: int = 256
-    items: int = 0  # products evaluated, from the start of the split; 0 is all
+    products: int = 0  # how many are evaluated, from the start of the split; 0 is all
 
 
 @dataclasses.dataclass(frozen=True)

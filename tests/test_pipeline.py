@@ -256,7 +256,7 @@ def test_hosts_evaluate_contiguous_rows(given, settings):
 
 
 def test_evaluation_can_stop_early_and_take_another_split(given, settings):
-    five = dataclasses.replace(settings, evaluation=Evaluation(batch=4, items=5))
+    five = dataclasses.replace(settings, evaluation=Evaluation(batch=4, products=5))
     found = list(eval_batches(five, *given))
     assert [(b["link_target"] >= 0).sum() for b in found] == [4, 1]
     assert len(eval_items(settings, *given, split="train")) == 40

@@ -1,6 +1,7 @@
 import dataclasses
 import re
 
+import ml_collections
 import pytest
 from conftest import ROOT
 from tiny import TINY
@@ -119,6 +120,12 @@ def test_the_manual_has_every_setting_and_its_default():
     for key, value in defaults.items():
         shown = rows[key].strip("`")
         assert shown in (str(value), f'"{value}"'), f"{key}: docs/configuration.md says {shown}"
+
+
+def test_no_setting_hides_behind_a_method_of_config_dict():
+    """`--config.evaluation.items=3` would ask for `ConfigDict.items`."""
+    names = {part for key, _ in leaves(dataclasses.asdict(Settings())) for part in key.split(".")}
+    assert not names & set(dir(ml_collections.ConfigDict))
 
 
 def leaves(tree, prefix=""):

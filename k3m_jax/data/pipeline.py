@@ -191,7 +191,7 @@ def eval_items(
     *,
     split: str | None = None,
 ) -> "grain.MapDataset[Example]":
-    """The examples of a held-out split, `settings.evaluation.items` at most, in stored order."""
+    """The examples of a held-out split, `settings.evaluation.products` at most, in stored order."""
     check(settings, shard_sets)
     split = split or settings.data.valid_split
     sources = _sources(settings, shard_sets, split)
@@ -201,8 +201,8 @@ def eval_items(
             f"data.valid_split: no source has items in a split {split!r}, only in {names}"
         )
     items = grain.MapDataset.concatenate(sources) if len(sources) > 1 else sources[0]
-    if settings.evaluation.items:
-        items = items.slice(slice(settings.evaluation.items))
+    if settings.evaluation.products:
+        items = items.slice(slice(settings.evaluation.products))
     prepare = Prepare(settings, tokenizer, table, training=False)
     return items.random_map(prepare, seed=EVALUATION_SEED)
 

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import xlogy
 
 from k3m_jax.objectives.sums import Sum, weighted_sum
 
@@ -25,7 +24,10 @@ def class_divergence(
       The divergence in nats and the number of regions whose likeliest class is predicted.
     """
     log_q = jnp.take_along_axis(jax.nn.log_softmax(logits), class_ids, -1)
-    loss = (xlogy(class_probs, class_probs) - class_probs * log_q).sum(-1)
+    # Where p = 0 its logarithm does not matter, but p log p must not pass through 0 · -inf: a run
+    # that looks for NaNs would stop there.
+    log_p = jnp.log(jnp.where(class_probs > 0, class_probs, 1.0))
+    loss = (class_probs * (log_p - log_q)).sum(-1)
     likeliest = jnp.take_along_axis(class_ids, class_probs.argmax(-1, keepdims=True), -1)[..., 0]
     right = (logits.argmax(-1) == likeliest).astype(jnp.float32)
     return weighted_sum(loss, weights), weighted_sum(right, weights)

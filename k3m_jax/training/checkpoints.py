@@ -75,7 +75,6 @@ class Checkpoints:
                 n=1,
                 get_metric_fn=_loss,
                 reverse=True,  # the least last: the policy keeps the end of its order
-                keep_checkpoints_without_metrics=False,
             ),
         ]
         self._manager = _manager(
@@ -130,7 +129,8 @@ class Checkpoints:
                 data=ocp.args.JsonSave(dict(data)),
                 meta=ocp.args.JsonSave(dataclasses.asdict(self._meta)),
             ),
-            metrics=None if loss is None else {"loss": loss},
+            # What was not measured ranks last, the newest of it first.
+            metrics={"loss": math.inf if loss is None else loss},
         )
 
     def wait(self) -> None:

@@ -41,6 +41,9 @@ class Program:
             donate_argnums=() if network.settings.debug.nans else (0,),
         )
 
+        # A step needs nothing from the host. Without jit, each operation brings its constants.
+        self._guard = "allow" if network.settings.debug.disable_jit else "disallow"
+
     def init(self) -> State:
         """The state before the first step; the same for every mesh."""
         with shardings.use_mesh(self.mesh):
@@ -52,7 +55,7 @@ class Program:
 
     def step(self, state: State, batch: Mapping[str, jax.Array]) -> tuple[State, Metrics]:
         """Dispatches one step and returns before it is computed; `state` is used up."""
-        with shardings.use_mesh(self.mesh):
+        with shardings.use_mesh(self.mesh), jax.transfer_guard(self._guard):
             return self._step(state, batch)
 
 

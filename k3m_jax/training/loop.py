@@ -5,8 +5,6 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
-import jax
-
 from k3m_jax.data.batch import Batch
 from k3m_jax.model.network import Params
 from k3m_jax.settings import Training
@@ -67,8 +65,7 @@ def train(
             with report.stopwatch.waiting():
                 batch = program.place(next(batches))
             profiler.before(step)
-            with jax.transfer_guard("disallow"):
-                state, metrics = program.step(state, batch)
+            state, metrics = program.step(state, batch)
             profiler.after(step, metrics["loss"])
             step += 1
             report.dispatched(step, metrics)
