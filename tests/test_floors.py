@@ -19,15 +19,32 @@ def measured(settings, constant, batch):
     return {name: float(total / weight) for name, (total, weight) in sums.items()}
 
 
+MASK, FILLER = 3, 5  # tokens of a title: what stands where one is asked for, and between them
+
+
 @pytest.fixture(scope="module")
 def training():
     batches = [random_batch(TINY, 16, seed) for seed in range(3)]
     for batch in batches:
         batch["mlm_targets"][:, ::3] = 7
-        batch["mlm_weights"][:, 1::4] = 0
+        batch["mlm_weights"][8:] = 0
+        batch["title_tokens"][:] = FILLER
+        batch["title_content"][:] = False
+        for row in range(8):
+            batch["title_tokens"][row, batch["mlm_positions"][row]] = MASK
+            batch["title_content"][row, batch["mlm_positions"][row]] = True
+        batch["title_content"][8, 1:3] = True
         batch["class_ids"][:, ::2, 0] = 4
         batch["class_probs"][:, ::2] = (0.8, 0.2, 0.0)
+        batch["region_mask"][12:] = False
+        batch["class_ids"][12:] = 2
     return batches
+
+
+def every_token(batches):
+    """The tokens that those titles had before any was masked."""
+    targets = [batch["mlm_targets"][batch["mlm_weights"] > 0] for batch in batches]
+    return np.concatenate([*targets, np.full(2 * len(batches), FILLER)])
 
 
 def test_the_most_frequent_answers_on_the_same_positions(training):
@@ -48,8 +65,7 @@ def test_the_most_frequent_answers_on_the_same_positions(training):
 def test_losses_are_those_of_the_frequencies(training):
     settings = settings_of("kl")
     constant = constant_answer(training, settings)
-    asked = np.concatenate([b["mlm_targets"][b["mlm_weights"] > 0] for b in training])
-    counts = 1 + np.bincount(asked, minlength=settings.model.vocabulary)
+    counts = 1 + np.bincount(every_token(training), minlength=settings.model.vocabulary)
     np.testing.assert_allclose(np.exp(constant.mlm_logits), counts / counts.sum(), rtol=1e-5)
     held_out = random_batch(TINY, 16, 9)
     expected = -constant.mlm_logits[held_out["mlm_targets"]].mean()
@@ -60,12 +76,11 @@ def test_losses_are_those_of_the_frequencies(training):
 
 def test_regression_predicts_the_mean_feature(training):
     settings = settings_of("regression")
-    asked = [b["mom_weights"] > 0 for b in training]
-    seen = np.concatenate(
-        [b["region_inputs"][a] / 127.5 - 1 for b, a in zip(training, asked, strict=True)]
-    )
-    found = measured(settings, constant_answer(training, settings), training[0])
-    features = training[0]["region_inputs"][asked[0]] / 127.5 - 1
+    seen = np.concatenate([b["region_inputs"][b["region_mask"][:, 1:]] for b in training])
+    seen = seen / 127.5 - 1
+    held_out = random_batch(TINY, 16, 9)
+    found = measured(settings, constant_answer(training, settings), held_out)
+    features = held_out["region_inputs"][held_out["mom_weights"] > 0] / 127.5 - 1
     expected = np.square(features - seen.mean(0)).mean()
     assert found["mom"] == pytest.approx(expected, rel=1e-4)
 
@@ -78,10 +93,10 @@ def test_nce_cannot_tell_features_apart(training):
     assert pytest.approx(1 / 256) == NCE_CHANCE
 
 
-def test_training_that_asks_for_nothing():
+def test_training_that_shows_nothing():
     batch = random_batch(TINY, 16)
-    batch["mlm_weights"][:] = 0
-    batch["mom_weights"][:] = 0
+    for name in ("mlm_weights", "mom_weights", "title_content", "region_mask"):
+        batch[name][:] = 0
     for variant in ("kl", "regression", "nce"):
         settings = settings_of(variant)
         constant = constant_answer([batch], settings)

@@ -25,9 +25,9 @@ NCE_CHANCE = 1 / (1 + NCE_NEGATIVES_ELSEWHERE + NCE_NEGATIVES_WITHIN)
 class ConstantAnswer(NamedTuple):
     """The answer of the floor."""
 
-    mlm_logits: np.ndarray  # [V] log frequencies of masked tokens in training
-    # [C] log frequencies of the likeliest classes of masked regions (`kl`), [F] the mean feature of
-    # masked regions (`regression`), or [F] zeros, which tell no feature from another (`nce`).
+    mlm_logits: np.ndarray  # [V] log frequencies of the titles' tokens in training
+    # [C] log frequencies of the regions' likeliest classes (`kl`), [F] the regions' mean feature
+    # (`regression`), or [F] zeros, which tell no feature from another (`nce`).
     mom_prediction: np.ndarray
 
     def outputs(self, batch: Batch) -> Outputs:
@@ -45,9 +45,11 @@ class ConstantAnswer(NamedTuple):
 
 
 def constant_answer(batches: Iterable[Batch], settings: Settings) -> ConstantAnswer:
-    """Counts the right answers of some training batches.
+    """Counts over some training batches.
 
-    One is added to each count: what training never asked for is unlikely, not impossible.
+    All tokens and regions count, not the asked ones alone: which are asked is drawn evenly, so the
+    frequencies are the same, and known from fewer items. One is added to each count: what training
+    did not show is unlikely, not impossible.
 
     Args:
       batches: of the training split.
@@ -58,13 +60,18 @@ def constant_answer(batches: Iterable[Batch], settings: Settings) -> ConstantAns
     classes = np.ones(settings.image.classes)
     features, regions = np.zeros(settings.image.input_dim), 0
     for batch in batches:
-        np.add.at(tokens, batch["mlm_targets"][batch["mlm_weights"] > 0], 1)
-        asked = batch["mom_weights"] > 0
+        asked = batch["mlm_weights"] > 0
+        shown = batch["title_content"].copy()
+        shown[np.nonzero(asked)[0], batch["mlm_positions"][asked]] = False
+        np.add.at(tokens, batch["title_tokens"][shown], 1)
+        np.add.at(tokens, batch["mlm_targets"][asked], 1)
+        valid = batch["region_mask"][:, 1:]
         if variant == "kl":
-            likeliest = batch["class_probs"].argmax(-1)[..., None]
-            np.add.at(classes, np.take_along_axis(batch["class_ids"], likeliest, -1)[asked], 1)
+            probs, ids = batch["class_probs"][valid], batch["class_ids"][valid]
+            known = probs.any(-1)
+            np.add.at(classes, ids[known, probs[known].argmax(-1)], 1)
         elif variant == "regression":
-            seen = jax.device_get(region_features(batch["region_inputs"][asked]))
+            seen = jax.device_get(region_features(batch["region_inputs"][valid]))
             features += seen.sum(0, dtype=np.float64)
             regions += len(seen)
     mom_prediction = {
