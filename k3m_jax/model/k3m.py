@@ -11,7 +11,7 @@ from k3m_jax.model.fusion import Fusion
 from k3m_jax.model.heads import MaskedLanguageHead, MaskedObjectHead
 from k3m_jax.model.image_encoder import ImageEncoder
 from k3m_jax.model.interactor import Interactor
-from k3m_jax.model.layers import dense, weight
+from k3m_jax.model.layers import dense, table
 from k3m_jax.model.structure_aggregation import StructureAggregation
 from k3m_jax.model.text_encoder import TextEncoder, span_means
 from k3m_jax.settings import Settings
@@ -60,7 +60,7 @@ class K3M(nn.Module):
         self.text_fusion = Fusion(axis="embed", **fusion)
         self.image_fusion = Fusion(axis="image_embed", **fusion)
         self.image_map = dense(model.text.width, ("image_embed", "width"), self.dtype, "image_map")
-        self.absent = self.param("absent", weight("norm"), (model.text.width,))
+        self.absent = self.param("absent", table("norm"), (model.text.width,))
         self.structure = StructureAggregation(model.structure, self.dtype)
         classes = self.settings.objectives.mom.variant == "kl"
         self.mlm_head = MaskedLanguageHead(self.dtype)

@@ -13,12 +13,23 @@ import jax.numpy as jnp
 
 from k3m_jax.parallel import shardings
 
-INITIAL_STDDEV = 0.02  # BERT's, of every weight matrix and table
+INITIAL_STDDEV = 0.02  # BERT's, of its tables and, at its width of 768, of its matrices
 
 
-def weight(*axes: str) -> nn.initializers.Initializer:
-    """Initialiser of a weight whose dimensions carry the logical names `axes`."""
+def table(*axes: str) -> nn.initializers.Initializer:
+    """Initialiser of a table or a vector whose dimensions carry the logical names `axes`."""
     return nn.with_logical_partitioning(nn.initializers.normal(INITIAL_STDDEV), axes)
+
+
+def matrix(*axes: str) -> nn.initializers.Initializer:
+    """Initialiser of a matrix [inputs, outputs] whose dimensions are named `axes`.
+
+    Its spread falls with the root of the inputs, as 0.02 does at BERT's width: a narrow model's
+    attention would otherwise begin flat, and stay so for hundreds of steps.
+    """
+    gain = INITIAL_STDDEV**2 * 768
+    normal = nn.initializers.variance_scaling(gain, "fan_in", "normal")
+    return nn.with_logical_partitioning(normal, axes)
 
 
 def zeros(*axes: str) -> nn.initializers.Initializer:
@@ -39,7 +50,7 @@ def dense(
         features,
         axis=tuple(range(-inputs, 0)),
         dtype=dtype,
-        kernel_init=weight(*axes),
+        kernel_init=matrix(*axes),
         bias_init=zeros(*bias_axes),
         name=name,
     )

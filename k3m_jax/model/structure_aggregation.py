@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from k3m_jax import settings
-from k3m_jax.model.layers import dense, masked_softmax, weight
+from k3m_jax.model.layers import dense, masked_softmax, matrix, table
 
 LEAKY_SLOPE = 0.01
 
@@ -41,7 +41,7 @@ class StructureAggregation(nn.Module):
         t = dense(
             (heads, D), ("parts", "embed", "structure_heads", "width"), self.dtype, "w1", inputs=2
         )(triples)
-        w2 = self.param("w2", weight("structure_heads", "norm"), (heads, D)).astype(self.dtype)
+        w2 = self.param("w2", table("structure_heads", "norm"), (heads, D)).astype(self.dtype)
         if self.sizes.activation == "before":
             score = jnp.einsum("bxhd,hd->bhx", nn.leaky_relu(t, LEAKY_SLOPE), w2)
         else:
@@ -52,7 +52,7 @@ class StructureAggregation(nn.Module):
             gathered = gathered.mean(1)
         else:
             # Without a bias: no triples must add nothing.
-            out = weight("structure_heads", "width", "embed")
+            out = matrix("structure_heads", "width", "embed")
             kernel = self.param("out", out, (heads, D, D)).astype(self.dtype)
             gathered = jnp.einsum("bhd,hde->be", gathered, kernel)
         if self.sizes.residual == "linear":

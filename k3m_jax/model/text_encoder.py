@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from k3m_jax import settings
-from k3m_jax.model.layers import SelfAttentionLayer, layer_norm, masked_mean, repeat, weight
+from k3m_jax.model.layers import SelfAttentionLayer, layer_norm, masked_mean, repeat, table
 
 
 class TextEncoder(nn.Module):
@@ -22,12 +22,12 @@ class TextEncoder(nn.Module):
     def setup(self) -> None:
         """Tables and layers; the word table is read again by the MLM head."""
         width = self.sizes.width
-        self.words = self.param("words", weight("vocab", "embed"), (self.vocabulary, width))
+        self.words = self.param("words", table("vocab", "embed"), (self.vocabulary, width))
         self.position_table = self.param(
-            "position_table", weight("positions", "embed"), (self.positions, width)
+            "position_table", table("positions", "embed"), (self.positions, width)
         )
         # BERT's token types: every text here is of type 0, and imported weights have both.
-        self.type_table = self.param("type_table", weight("types", "embed"), (2, width))
+        self.type_table = self.param("type_table", table("types", "embed"), (2, width))
         self.norm = layer_norm(self.dtype, "norm")
         self.drop = nn.Dropout(self.dropout, deterministic=self.deterministic)
         self.layers = repeat(
