@@ -11,18 +11,19 @@ from k3m_jax.settings import default_config
 
 def get_config(name: str = "") -> ml_collections.ConfigDict:
     config = default_config()
-    config.lengths.update(title=20, knowledge=48, triples=12, candidate=12)
+    config.lengths.update(title=26, knowledge=36, triples=16, candidate=8)
     config.image.update(front_end="patches", regions=36, patch_size=16)
-    config.model.text.update(layers=2, width=128, heads=4, mlp=256)
-    config.model.image.update(layers=1, width=128, heads=4, mlp=256)
-    config.model.interactor.update(blocks=2, width=128, heads=4, image_mlp=256, text_mlp=256)
+    # In minutes on a CPU, many steps of a narrow model learn more than few of a wide one.
+    config.model.text.update(layers=2, width=64, heads=4, mlp=128)
+    config.model.image.update(layers=1, width=64, heads=4, mlp=128)
+    config.model.interactor.update(blocks=2, width=64, heads=4, image_mlp=128, text_mlp=128)
     config.model.structure.heads = 4
     config.model.update(positions=64, dropout=0.0, dtype="float32")
     config.objectives.lpm.negative_values = 3
-    config.objectives.group = 8
-    config.optimizer.learning_rate = 1e-3
+    config.objectives.group = 4
+    config.optimizer.learning_rate = 3e-3
     config.training.update(
-        steps=400, batch=64, log_every=10, eval_every=100, checkpoint_every=100, keep=2
+        steps=750, batch=32, log_every=10, eval_every=250, checkpoint_every=250, keep=2
     )
     config.evaluation.batch = 64
     return variant(config, name)
