@@ -15,7 +15,7 @@ from k3m_jax.training.metrics import METRICS, TIMING, read_metrics
 from k3m_jax.training.preemption import EXIT_PREEMPTED
 from launch.cli import EXIT_USER_ERROR
 
-STEPS = 300
+STEPS = 120
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def command(tmp_path_factory):
                 f"--config.data.sources={folder / 'shards'}",
                 f"--config.training.steps={STEPS}",
                 "--config.training.checkpoint_every=20",
-                "--config.training.eval_every=150",
+                "--config.training.eval_every=60",
                 "--config.mesh.data=1",
                 *more,
             ],
@@ -69,13 +69,13 @@ def test_killed_or_told_to_stop_the_same_command_goes_on_exactly(command, tmp_pa
 
     parts = tmp_path / "parts"
     killed = command(parts)
-    wait_for_step(parts, 50, killed)
+    wait_for_step(parts, 30, killed)
     killed.kill()
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
 
     stopped = command(parts)
-    wait_for_step(parts, 110, stopped)
+    wait_for_step(parts, 70, stopped)
     stopped.terminate()
     _, errors = stopped.communicate()
     assert stopped.returncode == EXIT_PREEMPTED, errors
@@ -94,7 +94,7 @@ def test_killed_or_told_to_stop_the_same_command_goes_on_exactly(command, tmp_pa
     _, errors = other.communicate()
     assert other.returncode == EXIT_USER_ERROR
     assert errors.strip().splitlines()[-1].startswith("error: ")
-    assert "optimizer.learning_rate = 0.001, not 0.5" in errors
+    assert "optimizer.learning_rate = 0.003, not 0.5" in errors
 
 
 @pytest.mark.slow
@@ -106,10 +106,10 @@ def test_killed_or_told_to_stop_the_same_command_goes_on_exactly(command, tmp_pa
         ("--config=configs/quickstart.py:bug", "no variant 'bug'"),
         ("--config=configs/quick.py", "configs/quick.py"),
         ("--config.model.text.heads=5", "model.text.heads: 5 heads do not divide"),
-        ("--config.data.sources=()", "python -m launch.build_shards"),
+        ("--config.data.tokenizer=/nowhere", "/nowhere"),
         ("--config.data.sources=/nowhere", "/nowhere"),
         ("--config.image.patch_size=8", "image.patch_size is 8"),
-        ("--config.training.batch=6", "training.batch 6 is not a multiple"),
+        ("--config.training.batch=7", "training.batch 7 is not a multiple"),
         ("--config.mesh.fsdp=64", "mesh.fsdp=64"),
     ],
 )
