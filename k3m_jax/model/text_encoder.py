@@ -5,7 +5,15 @@ import jax
 import jax.numpy as jnp
 
 from k3m_jax import settings
-from k3m_jax.model.layers import SelfAttentionLayer, layer_norm, masked_mean, repeat, table
+from k3m_jax.model.layers import (
+    SelfAttentionLayer,
+    constrain,
+    layer_norm,
+    masked_mean,
+    repeat,
+    table,
+)
+from k3m_jax.parallel import shardings
 
 
 class TextEncoder(nn.Module):
@@ -46,8 +54,13 @@ class TextEncoder(nn.Module):
 
     def __call__(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
         """Tokens [B, S] and mask [B, S] of valid ones -> last hidden states [B, S, D]."""
-        x = self.words[tokens] + self.position_table[: tokens.shape[1]] + self.type_table[0]
-        return self.layers(self.drop(self.norm(x)), mask)[0]
+        # Where tables are split by their width they are put together before they are looked up, or
+        # each hidden state would be.
+        words = shardings.constrain(self.words, "vocab", "width")
+        places = shardings.constrain(self.position_table, "positions", "width")
+        types = shardings.constrain(self.type_table, "types", "width")
+        x = words[tokens] + places[: tokens.shape[1]] + types[0]
+        return self.layers(self.drop(constrain(self.norm(x))), mask)[0]
 
 
 def span_means(hidden: jax.Array, spans: jax.Array) -> jax.Array:
