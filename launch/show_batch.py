@@ -13,7 +13,7 @@ from ml_collections import config_flags
 from k3m_jax.data import inspection
 from k3m_jax.data.collation import collate
 from k3m_jax.data.pipeline import open_inputs, train_items
-from k3m_jax.settings import Settings, UserError
+from k3m_jax.settings import UserError
 from launch import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.")
@@ -25,7 +25,7 @@ flags.mark_flag_as_required("config")
 
 def main(_: list[str]) -> None:
     """Prints the rows and writes the figure."""
-    settings = Settings.from_config(CONFIG.value)
+    settings = cli.read_settings(CONFIG)
     inputs = open_inputs(settings.data)
     settings = inputs.resolve(settings)
     batch, group = settings.training.batch, settings.objectives.group
