@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import math
 import typing
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import ml_collections
 
@@ -19,26 +19,48 @@ class UserError(Exception):
     """A mistake that the user can mend; its message is one line that says where and how."""
 
 
+class Range(NamedTuple):
+    """What a number must lie in, bounds included."""
+
+    low: float
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"at least {self.low:g}"
+        return f"between {self.low:g} and {self.high:g}"
+
+
+Count = Annotated[int, Range(1)]
+Amount = Annotated[int, Range(0)]  # a count of which there may be none
+Share = Annotated[float, Range(0, 1)]
+Magnitude = Annotated[float, Range(0)]
+Weight = Annotated[float, Range(1e-9)]  # 0 is no weight: leave the thing out
+Length = Annotated[int, Range(4)]  # in tokens: [CLS], two of content, [SEP]
+Axis = Annotated[int, Range(-1)]
+Temperature = Annotated[float, Range(1e-3)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
     """Where products come from."""
 
     sources: tuple[str, ...] = ()  # folders written by launch.build_shards, local or remote
-    weights: tuple[float, ...] = ()  # share of each source in training; () is by number of products
+    weights: tuple[Weight, ...] = ()  # of sources in training; () is by number of products
     train_split: str = "train"
     valid_split: str = "valid"
     tokenizer: str = ""  # a Hugging Face tokenizer folder; "" is the one kept with the first source
-    workers: int = 0  # worker processes that prepare batches; 0 is threads of this process
+    workers: Amount = 0  # worker processes that prepare batches; 0 is threads of this process
 
 
 @dataclasses.dataclass(frozen=True)
 class Lengths:
     """Sizes that an example is padded or cut to."""
 
-    title: int = 36  # T, [CLS] and [SEP] included
-    knowledge: int = 128  # K, [CLS] and [SEP] included
-    triples: int = 24  # X
-    candidate: int = 24  # L, tokens of one "property value" text, [CLS] and [SEP] included
+    title: Length = 36  # T, [CLS] and [SEP] included
+    knowledge: Length = 128  # K, [CLS] and [SEP] included
+    triples: Count = 24  # X
+    candidate: Length = 24  # L, tokens of one "property value" text, [CLS] and [SEP] included
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +68,11 @@ class Image:
     """What a picture is cut into."""
 
     front_end: Literal["patches", "regions"] = "patches"
-    regions: int = 36  # N = R - 1, the global region not counted; for patches a square number
-    patch_size: int = 32  # pixels; the picture is sqrt(regions) * patch_size on each side
-    feature_dim: int = 2048  # width of a detector's region feature (patches: patch_size² · 3)
-    classes: int = 0  # of the detector or of the visual codebook
-    top_classes: int = 8  # most probable classes kept of each region's distribution
+    regions: Count = 36  # N = R - 1, the global region not counted; for patches a square number
+    patch_size: Count = 32  # pixels; the picture is sqrt(regions) * patch_size on each side
+    feature_dim: Count = 2048  # width of a detector's region feature (patches: patch_size² · 3)
+    classes: Amount = 0  # of the detector or of the visual codebook
+    top_classes: Count = 8  # most probable classes kept of each region's distribution
 
     @property
     def input_dim(self) -> int:
@@ -67,21 +89,21 @@ class Image:
 class Encoder:
     """Sizes of a stack of Transformer layers."""
 
-    layers: int
-    width: int
-    heads: int
-    mlp: int
+    layers: Count
+    width: Count
+    heads: Count
+    mlp: Count
 
 
 @dataclasses.dataclass(frozen=True)
 class Interactor:
     """Sizes of the co-attention blocks between two streams."""
 
-    blocks: int = 6
-    width: int = 1024
-    heads: int = 8
-    image_mlp: int = 1024
-    text_mlp: int = 3072
+    blocks: Count = 6
+    width: Count = 1024
+    heads: Count = 8
+    image_mlp: Count = 1024
+    text_mlp: Count = 3072
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,15 +111,15 @@ class Fusion:
     """Initial-interactive feature fusion."""
 
     mode: Literal["mean", "soft", "hard", "interactive"] = "hard"
-    temperature_start: float = 1.0  # of the Gumbel-softmax of `hard`, falling geometrically …
-    temperature_end: float = 0.5  # … to this at the last step
+    temperature_start: Temperature = 1.0  # of the Gumbel-softmax of `hard`, falling geometrically …
+    temperature_end: Temperature = 0.5  # … to this at the last step
 
 
 @dataclasses.dataclass(frozen=True)
 class Structure:
     """Structure aggregation over an item's triples."""
 
-    heads: int = 8
+    heads: Count = 8
     activation: Literal["before", "after"] = "before"  # LeakyReLU before or after w_2
     residual: Literal["linear", "identity"] = "linear"  # W_3 c or c
     combine: Literal["mean", "concat"] = "mean"  # heads averaged, or concatenated and projected
@@ -112,9 +134,9 @@ class Model:
     interactor: Interactor = Interactor()
     fusion: Fusion = Fusion()
     structure: Structure = Structure()
-    vocabulary: int = 0  # V, the tokenizer's
-    positions: int = 512  # rows of the text encoder's position table
-    dropout: float = 0.1
+    vocabulary: Amount = 0  # V, the tokenizer's
+    positions: Count = 512  # rows of the text encoder's position table
+    dropout: Share = 0.1
     dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of activations; parameters are float32
     remat: bool = False  # recompute each layer in the backward pass: less memory, about 1/3 slower
 
@@ -123,16 +145,16 @@ class Model:
 class MaskedLanguage:
     """MLM: masked language modelling of the title."""
 
-    weight: float = 1.0
-    rate: float = 0.15
+    weight: Magnitude = 1.0
+    rate: Share = 0.15
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedObject:
     """MOM: masked object modelling."""
 
-    weight: float = 1.0
-    rate: float = 0.15
+    weight: Magnitude = 1.0
+    rate: Share = 0.15
     variant: Literal["kl", "regression", "nce"] = "kl"
 
 
@@ -140,11 +162,11 @@ class MaskedObject:
 class LinkPrediction:
     """LPM: link prediction of a hidden triple."""
 
-    weight: float = 1.0
-    margin: float = 1.0  # γ
+    weight: Magnitude = 1.0
+    margin: Magnitude = 1.0  # γ
     norm: Literal["l1", "l2"] = "l2"
-    negative_values: int = 4  # N: other values of the asked property, from the table of values
-    negative_items: int = 1  # O: other products of the item's group of rows
+    negative_values: Amount = 4  # N: other values of the asked property, from the table of values
+    negative_items: Amount = 1  # O: other products of the item's group of rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,53 +178,53 @@ class Objectives:
     lpm: LinkPrediction = LinkPrediction()
     # Rows among which an item finds other products as negatives (LPM, NCE). Groups are contiguous
     # and never straddle devices, hosts or micro-batches, so none of those changes the loss.
-    group: int = 16
+    group: Count = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
     """AdamW with linear warm-up and linear decay to 0."""
 
-    learning_rate: float = 1e-4
-    warmup: float = 0.1  # share of the steps
-    b1: float = 0.9
-    b2: float = 0.98
-    eps: float = 1e-8
-    weight_decay: float = 0.01  # not on biases and LayerNorm
-    clip_norm: float = 1.0  # of the global gradient; 0 is no clipping
+    learning_rate: Magnitude = 1e-4
+    warmup: Share = 0.1  # share of the steps
+    b1: Share = 0.9
+    b2: Share = 0.98
+    eps: Magnitude = 1e-8
+    weight_decay: Magnitude = 0.01  # not on biases and LayerNorm
+    clip_norm: Magnitude = 1.0  # of the global gradient; 0 is no clipping
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
     """Length and rhythm of a run; all counts are in steps."""
 
-    steps: int = 100_000
-    batch: int = 256  # B, of all devices together
-    accumulation: int = 1  # micro-batches per step
+    steps: Count = 100_000
+    batch: Count = 256  # B, of all devices together
+    accumulation: Count = 1  # micro-batches per step
     one_batch: bool = False  # every step sees the first step's batch: to learn it by heart
-    log_every: int = 10
-    eval_every: int = 2_000  # held-out evaluation; 0 is at the end only
-    checkpoint_every: int = 1_000
-    keep: int = 3  # most recent checkpoints kept, besides the best
-    profile_start: int = 0  # first step of the profiler's window …
-    profile_steps: int = 0  # … and its length; 0 is none
+    log_every: Count = 10
+    eval_every: Amount = 2_000  # held-out evaluation; 0 is at the end only
+    checkpoint_every: Count = 1_000
+    keep: Count = 3  # most recent checkpoints kept, besides the best
+    profile_start: Amount = 0  # first step of the profiler's window …
+    profile_steps: Amount = 0  # … and its length; 0 is none
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Held-out evaluation."""
 
-    batch: int = 256
-    products: int = 0  # how many are evaluated, from the start of the split; 0 is all
+    batch: Count = 256
+    products: Amount = 0  # how many are evaluated, from the start of the split; 0 is all
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
     """Devices per axis; one axis may be -1: all that the others leave."""
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    data: Axis = -1
+    fsdp: Axis = 1
+    tensor: Axis = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +233,7 @@ class Debug:
 
     nans: bool = False  # stop at the operation that first makes a NaN
     deterministic: bool = False  # deterministic kernels on a GPU
-    memory_fraction: float = 0.0  # of the GPU's memory that jax may take; 0 is jax's default
+    memory_fraction: Share = 0.0  # of the GPU's memory that jax may take; 0 is jax's default
     disable_jit: bool = False  # run operation by operation, for a debugger
 
 
@@ -219,7 +241,7 @@ class Debug:
 class Settings:
     """Everything that a run is configured by."""
 
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     data: Data = Data()
     lengths: Lengths = Lengths()
     image: Image = Image()
@@ -314,7 +336,8 @@ def _join(key: str, name: str) -> str:
 
 
 def _check(s: Settings) -> None:
-    """The contradictions that the types alone allow."""
+    """Ranges first, so that the contradictions after them may divide."""
+    _check_ranges(s)
     for name, stack in (
         ("model.text", s.model.text),
         ("model.image", s.model.image),
@@ -347,32 +370,28 @@ def _check(s: Settings) -> None:
         )
     if max(s.lengths.title, s.lengths.knowledge, s.lengths.candidate) > s.model.positions:
         raise UserError(f"model.positions {s.model.positions} is less than a text in lengths.*")
+    if s.model.fusion.temperature_end > s.model.fusion.temperature_start:
+        raise UserError(
+            f"model.fusion.temperature_end {s.model.fusion.temperature_end} is more than "
+            f"model.fusion.temperature_start {s.model.fusion.temperature_start}"
+        )
     if list(dataclasses.astuple(s.mesh)).count(-1) > 1:
         raise UserError("mesh: only one axis can be -1")
-    for key, value, low, high in (
-        ("seed", s.seed, 0, 2**32 - 1),
-        ("model.dropout", s.model.dropout, 0, 1),
-        ("objectives.mlm.rate", s.objectives.mlm.rate, 0, 1),
-        ("objectives.mom.rate", s.objectives.mom.rate, 0, 1),
-        ("optimizer.warmup", s.optimizer.warmup, 0, 1),
-        ("debug.memory_fraction", s.debug.memory_fraction, 0, 1),
-        ("lengths.title", s.lengths.title, 3, math.inf),
-        ("lengths.knowledge", s.lengths.knowledge, 3, math.inf),
-        ("lengths.candidate", s.lengths.candidate, 4, math.inf),
-        ("lengths.triples", s.lengths.triples, 1, math.inf),
-        ("image.regions", s.image.regions, 1, math.inf),
-        ("training.steps", t.steps, 1, math.inf),
-        ("training.accumulation", t.accumulation, 1, math.inf),
-        ("training.log_every", t.log_every, 1, math.inf),
-        ("training.checkpoint_every", t.checkpoint_every, 1, math.inf),
-        ("training.keep", t.keep, 1, math.inf),
-        ("objectives.group", s.objectives.group, 1, math.inf),
-        (
-            "fusion temperature: model.fusion.temperature_end",
-            s.model.fusion.temperature_end,
-            1e-3,
-            s.model.fusion.temperature_start,
-        ),
-    ):
-        if not low <= value <= high:
-            raise UserError(f"{key}: {value} is not between {low} and {high}")
+
+
+def _check_ranges(group: Any, prefix: str = "") -> None:
+    """Raises UserError for the first number outside its range; NaN and infinity are in none."""
+    for name, kind in typing.get_type_hints(type(group), include_extras=True).items():
+        key, value = _join(prefix, name), getattr(group, name)
+        if dataclasses.is_dataclass(value):
+            _check_ranges(value, key)
+            continue
+        if typing.get_origin(kind) is tuple:
+            kind, numbers = typing.get_args(kind)[0], value
+        else:
+            numbers = (value,)
+        if typing.get_origin(kind) is Annotated:
+            (bounds,) = kind.__metadata__
+            for number in numbers:
+                if not (bounds.low <= number <= bounds.high and math.isfinite(number)):
+                    raise UserError(f"{key}: {number} is not {bounds}")

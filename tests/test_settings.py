@@ -1,5 +1,7 @@
 import dataclasses
+import math
 import re
+import typing
 
 import ml_collections
 import pytest
@@ -77,6 +79,14 @@ def test_what_the_schema_does_not_know_is_named(config, message):
         ({"lengths.title": 2}, ["lengths.title"]),
         ({"training.steps": 0}, ["training.steps"]),
         ({"model.fusion.temperature_end": 2.0}, ["model.fusion.temperature_end"]),
+        ({"training.accumulation": 0}, ["training.accumulation"]),
+        ({"objectives.group": 0}, ["objectives.group"]),
+        ({"model.text.heads": 0}, ["model.text.heads"]),
+        ({"image.regions": -1}, ["image.regions"]),
+        ({"evaluation.batch": 0}, ["evaluation.batch"]),
+        ({"optimizer.learning_rate": math.nan}, ["optimizer.learning_rate"]),
+        ({"objectives.lpm.negative_values": -1}, ["objectives.lpm.negative_values"]),
+        ({"data.sources": ("a",), "data.weights": (0.0,)}, ["data.weights"]),
     ],
 )
 def test_contradictions_name_their_keys(values, keys):
@@ -85,6 +95,25 @@ def test_contradictions_name_their_keys(values, keys):
     for key in keys:
         assert key in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def hints(kind, prefix=""):
+    """(key, type) of every setting, ranges included."""
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        if dataclasses.is_dataclass(hint):
+            yield from hints(hint, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", hint
+
+
+def test_every_number_has_a_range():
+    bare = [
+        key
+        for key, hint in hints(Settings)
+        if hint in (int, float) or {int, float} & set(typing.get_args(hint)[:1])
+        if typing.get_origin(hint) is not typing.Annotated
+    ]
+    assert bare == []
 
 
 def test_sizes_of_the_data_set_are_filled_in():
