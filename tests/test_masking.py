@@ -7,9 +7,9 @@ from k3m_jax.data.pictures import grid_boxes
 MASK, ORDINARY = 4, np.arange(5, 50, dtype=np.int32)
 
 
-def draw(content, seed, rate=0.15, limit=6):
-    rng = np.random.default_rng(seed)
-    return mask_tokens(np.asarray(content, np.int32), rate, limit, MASK, ORDINARY, rng)
+def draw(content, seed, rate=0.15, limit=6, training=True):
+    content, rng = np.asarray(content, np.int32), np.random.default_rng(seed)
+    return mask_tokens(content, rate, limit, MASK, ORDINARY, rng, training=training)
 
 
 @pytest.mark.parametrize(
@@ -53,15 +53,27 @@ def test_only_what_is_asked_for_changes_and_four_fifths_become_mask():
 def test_regions_nine_in_ten_of_those_asked_for_are_hidden_and_no_others():
     boxes, hidden_count = grid_boxes(6), 0
     for seed in range(1000):
-        chosen, hidden = mask_regions(boxes, 0.15, np.random.default_rng(seed))
+        chosen, hidden = mask_regions(boxes, 0.15, np.random.default_rng(seed), training=True)
         assert chosen.sum() == 5
         assert not (hidden & ~chosen).any()
         hidden_count += hidden.sum()
     assert abs(hidden_count / 5000 - 0.9) < 0.022  # 5 standard deviations
 
 
+def test_at_evaluation_no_answer_can_be_seen():
+    for seed in range(50):
+        masked, positions = draw(np.full(40, 7), seed, training=False)
+        assert (masked[positions] == MASK).all()
+        chosen, hidden = mask_regions(
+            grid_boxes(6), 0.15, np.random.default_rng(seed), training=False
+        )
+        assert chosen.sum() == 5
+        np.testing.assert_array_equal(chosen, hidden)
+
+
 def test_a_picture_without_regions_has_nothing_to_ask():
-    chosen, hidden = mask_regions(np.zeros((0, 4), np.float32), 0.15, np.random.default_rng(0))
+    boxes = np.zeros((0, 4), np.float32)
+    chosen, hidden = mask_regions(boxes, 0.15, np.random.default_rng(0), training=True)
     assert chosen.shape == hidden.shape == (0,)
 
 
@@ -69,7 +81,7 @@ def test_a_region_that_shows_what_is_hidden_is_hidden_too_but_not_asked_for():
     boxes = np.array([[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.45], [0.4, 0.4, 1, 1]], np.float32)
     seen = set()
     for seed in range(200):
-        chosen, hidden = mask_regions(boxes, 0.3, np.random.default_rng(seed))
+        chosen, hidden = mask_regions(boxes, 0.3, np.random.default_rng(seed), training=True)
         assert chosen.sum() == 1
         assert hidden[0] == hidden[1]
         seen.add((int(chosen.argmax()), tuple(hidden.tolist())))

@@ -184,6 +184,40 @@ def test_the_answer_cannot_be_read_off_the_knowledge():
     assert stayed > 50
 
 
+def test_an_answer_with_other_accents_cannot_be_read_off_the_knowledge_either():
+    """The tokenizer drops accents, and so makes one text of what the table holds as two values."""
+    triples = [("colour", "réd"), ("colour", "red"), ("fibre", "silk")]
+    given = inputs(memory_shards([record(n, triples) for n in range(8)]))
+    assert given.tokenizer.encode("réd") == given.tokenizer.encode("red")
+    items = train_items(settings_for(given), *given)
+    asked = set()
+    for i in range(60):
+        name, value = given.table.pairs[items[i].question.target]
+        asked.add(value)
+        if name == "colour":
+            text = tokenizer().decode(items[i].knowledge.tokens)
+            assert "red" not in text
+            assert "silk" in text
+    assert {"réd", "red"} <= asked
+
+
+def test_a_false_value_that_reads_like_a_true_one_is_no_negative():
+    """Both are cut to the same tokens; there is nothing to tell them apart by."""
+    long = "red green blue black white grey pink"
+    records = [record(n, [("colour", f"{long} {n}")]) for n in range(6)]
+    records += [record(9, [("colour", "gold")])]
+    given = inputs(memory_shards(records))
+    items = train_items(settings_for(given, lengths=Lengths(8, 16, 4, 6)), *given)
+    counts = set()
+    for i in range(70):
+        texts = items[i].candidates
+        readings = [texts.reading(row) for row in range(len(texts.tokens))]
+        assert readings[0] not in readings[1:]
+        counts.add((items[i].record["values"][0] == "gold", len(readings)))
+    assert {n for gold, n in counts if gold} == {3}  # the true one and two false ones
+    assert {n for gold, n in counts if not gold} <= {1, 2}  # gold is the only other reading
+
+
 def test_an_item_of_158_triples_shows_them_all_in_time():
     values = [str(n) for n in range(158)]
     given = inputs(memory_shards([record(0, [("colour", v) for v in values])]))

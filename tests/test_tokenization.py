@@ -136,3 +136,15 @@ def test_berts_chinese_vocabulary(shared):
     assert t.size == 21128
     assert [t.token(i) for i in t.encode("你好 Cotton")] == ["你", "好", "co", "##tton"]
     assert (t.pad, t.unk, t.cls, t.sep, t.mask) == (0, 100, 101, 102, 103)
+
+
+def test_another_way_to_cut_the_same_vocabulary_has_another_fingerprint(tmp_path):
+    for name, lower in (("lower", True), ("cased", False)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vocab.txt").write_text(
+            "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "A"])
+        )
+        (tmp_path / name / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lower}))
+    lower, cased = (Tokenizer.load(tmp_path / name) for name in ("lower", "cased"))
+    assert lower.encode("A") != cased.encode("A")
+    assert lower.fingerprint != cased.fingerprint

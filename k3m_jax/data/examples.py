@@ -27,7 +27,7 @@ class Example:
     region_hidden: np.ndarray  # bool [n]
     knowledge: KnowledgeText
     question: links.Question | None
-    candidates: Candidates | None  # the asked triple, then false ones: up to J
+    candidates: Candidates | None  # the asked triple, then false ones that read otherwise: up to J
     facts: frozenset[int]  # the item's pairs in the table, those not shown included
 
 
@@ -53,23 +53,25 @@ class Prepare:
         title, positions, targets = self._title(record["title"], rng)
         regions = record["regions"]
         boxes = regions.boxes if regions else np.zeros((0, 4), np.float32)
-        asked, hidden = masking.mask_regions(boxes, self._objectives.mom.rate, rng)
+        asked, hidden = masking.mask_regions(
+            boxes, self._objectives.mom.rate, rng, training=self._training
+        )
 
         triples = list(zip(record["properties"], record["values"], strict=True))
         ids = [self._table.id(name, value) for name, value in triples]
         question = links.ask(ids, self._table, self._objectives.lpm.negative_values, rng)
-        # Every copy of the asked pair goes, or the answer could be read off the knowledge text.
-        shown = [
-            triple
-            for triple, index in zip(triples, ids, strict=True)
-            if question is None or index != question.target
-        ]
+        shown = triples
+        if question:
+            # Every copy of the asked pair goes, and whatever has the same tokens, or the answer
+            # could be read off the knowledge text.
+            answer = self._terms(self._table.pairs[question.target])
+            shown = [
+                triple
+                for triple, index in zip(triples, ids, strict=True)
+                if index != question.target and self._terms(triple) != answer
+            ]
         if self._training:
             shown = [shown[i] for i in rng.permutation(len(shown))]
-        texts = None
-        if question:
-            pairs = [self._table.pairs[i] for i in (question.target, *question.false)]
-            texts = candidates(pairs, self._tokenizer, self._lengths.candidate)
         return Example(
             record=record,
             title=title,
@@ -82,9 +84,27 @@ class Prepare:
                 shown, self._tokenizer, self._lengths.knowledge, self._lengths.triples
             ),
             question=question,
-            candidates=texts,
+            candidates=self._candidates(question) if question else None,
             facts=frozenset(ids) - {links.UNKNOWN},
         )
+
+    def _terms(self, pair: tuple[str, str]) -> tuple[tuple[int, ...], ...]:
+        return tuple(map(self._tokenizer.encode_term, pair))
+
+    def _candidates(self, question: links.Question) -> Candidates:
+        """The asked triple and those false ones that do not read like a true one.
+
+        Values that begin alike can be equal once they are cut to length; accents, or characters
+        that the vocabulary lacks, can make them so too.
+        """
+        others = [index for index in question.known if index != question.target]
+        true = [question.target, *others]
+        pairs = [self._table.pairs[index] for index in (*true, *question.false)]
+        texts = candidates(pairs, self._tokenizer, self._lengths.candidate)
+        readings = [texts.reading(row) for row in range(len(pairs))]
+        believed = set(readings[: len(true)])
+        false = range(len(true), len(pairs))
+        return texts.take([0, *(row for row in false if readings[row] not in believed)])
 
     def _title(
         self, text: str, rng: np.random.Generator
@@ -99,6 +119,7 @@ class Prepare:
             tokenizer.mask,
             tokenizer.ordinary_ids,
             rng,
+            training=self._training,
         )
         targets = content[chosen]
         if len(content):

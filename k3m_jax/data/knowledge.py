@@ -31,6 +31,16 @@ class Candidates:
     property_spans: np.ndarray  # int32 [Q, 2]
     value_spans: np.ndarray  # int32 [Q, 2]
 
+    def take(self, rows: Sequence[int]) -> "Candidates":
+        """Those of `rows`, in their order."""
+        parts = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return Candidates(*(part[rows] for part in parts))
+
+    def reading(self, row: int) -> bytes:
+        """Equal for two texts that the encoder can't tell apart, once they are cut to length."""
+        parts = self.tokens[row], self.property_spans[row], self.value_spans[row]
+        return b"".join(part.tobytes() for part in parts)
+
 
 def knowledge_text(
     triples: Iterable[tuple[str, str]], tokenizer: Tokenizer, length: int, limit: int

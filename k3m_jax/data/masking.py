@@ -2,8 +2,9 @@
 
 import numpy as np
 
-# BERT's shares. A token or region that is asked for but left as it is keeps the encoder from
-# learning that what it sees unmasked never matters.
+# BERT's shares, in training. A token or region that is asked for but left as it is keeps the
+# encoder from learning that what it sees unmasked never matters. At evaluation all that is asked
+# for is hidden: an answer that can be read off the input measures nothing.
 TOKEN_MASKED, TOKEN_RANDOM = 0.8, 0.1
 REGION_HIDDEN = 0.9
 # A detector's boxes overlap, and a hidden region would be read off one that shows much the same.
@@ -27,8 +28,10 @@ def mask_tokens(
     mask: int,
     ordinary: np.ndarray,
     rng: np.random.Generator,
+    *,
+    training: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Masks tokens of a title: 80 % [MASK], 10 % a random token, 10 % kept.
+    """Masks tokens of a title: in training 80 % [MASK], 10 % a random token, 10 % kept.
 
     Args:
       content: the title's tokens without [CLS] and [SEP], int32 [n].
@@ -37,13 +40,14 @@ def mask_tokens(
       mask: the id of [MASK].
       ordinary: ids that a random token is drawn from: no special ones.
       rng: what is drawn by.
+      training: False makes each of them [MASK].
 
     Returns:
       The tokens with those replaced [n], and the positions asked for, ascending [m].
     """
     n = len(content)
     positions = np.sort(rng.permutation(n)[: min(limit, asked(n, rate))])
-    fate = rng.random(len(positions))
+    fate = rng.random(len(positions)) if training else np.zeros(len(positions))
     random = ordinary[rng.integers(len(ordinary), size=len(positions))]
     masked = content.copy()
     masked[positions] = np.where(
@@ -55,14 +59,15 @@ def mask_tokens(
 
 
 def mask_regions(
-    boxes: np.ndarray, rate: float, rng: np.random.Generator
+    boxes: np.ndarray, rate: float, rng: np.random.Generator, *, training: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws regions to ask for and hides 90 % of them, with whatever shows the same.
+    """Draws regions to ask for; hides 90 % of them (in training), with whatever shows the same.
 
     Args:
       boxes: of the picture's regions, float [n, 4]. A grid's cells do not overlap.
       rate: share of them asked for.
       rng: what is drawn by.
+      training: False hides all of them.
 
     Returns:
       (asked [n], hidden [n]), bool.
@@ -70,7 +75,7 @@ def mask_regions(
     n = len(boxes)
     chosen = np.zeros(n, bool)
     chosen[rng.permutation(n)[: asked(n, rate)]] = True
-    hidden = chosen & (rng.random(n) < REGION_HIDDEN)
+    hidden = chosen & (rng.random(n) < REGION_HIDDEN) if training else chosen.copy()
     if hidden.any():
         hidden |= (overlaps(boxes, boxes[hidden]) > OVERLAP).any(1)
     return chosen, hidden

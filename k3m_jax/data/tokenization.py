@@ -128,9 +128,10 @@ class Tokenizer:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of the vocabulary: equal ids mean equal tokens where it is equal."""
-        vocabulary = json.dumps(sorted(self._vocabulary.items()), ensure_ascii=True)
-        return hashlib.sha256(vocabulary.encode()).hexdigest()[:16]
+        """A hash of the vocabulary and of how texts are cut: where it is equal, so are all ids."""
+        pipeline = json.loads(self._backend.to_str())
+        whole = json.dumps([sorted(self._vocabulary.items()), pipeline], sort_keys=True)
+        return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
     def __reduce__(self):
         # Through text: the cache must not travel to worker processes, and settings such as
@@ -167,7 +168,7 @@ def train_wordpiece(texts: Iterable[str], vocabulary_size: int, folder: epath.Pa
     alphabet = sorted(by_frequency[: max(1, vocabulary_size // 2)])
     special = [names[0] for names in SPECIAL_TOKENS.values()]
     trainer.train_from_iterator(
-        (" ".join([word] * count) for word, count in sorted(words.items())),
+        _repeated(words),
         vocab_size=vocabulary_size,
         min_frequency=2,
         initial_alphabet=alphabet,
@@ -178,6 +179,13 @@ def train_wordpiece(texts: Iterable[str], vocabulary_size: int, folder: epath.Pa
     # A fresh one of the same vocabulary, in which only the real special tokens are special.
     backend = _backend(trainer.get_vocab(), lowercase=True)
     Tokenizer(backend, dict(zip(SPECIAL_TOKENS, special, strict=True)), str(folder)).save(folder)
+
+
+def _repeated(words: collections.Counter[str], block: int = 10_000) -> Iterable[str]:
+    """Texts in which each word stands as often as it was counted, none of them long."""
+    for word, count in sorted(words.items()):
+        for start in range(0, count, block):
+            yield " ".join([word] * min(block, count - start))
 
 
 def _wordpiece(path: epath.Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
