@@ -46,7 +46,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except OSError as error:  # a setting of a file that could not be read
         sys.exit(_complain(f"--config: {' '.join(str(error).split())}"))
     except (AttributeError, KeyError) as error:  # a setting that does not exist
-        reason = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error.args[0]
+        inner = error.args[0] if error.args else type(error).__name__
+        reason = str(inner.args[0] if isinstance(inner, KeyError) else inner)
         frames = traceback.extract_tb(error.__traceback__)
         last = [frame for frame in frames if "site-packages" not in frame.filename][-1]
         where = "--config" if last.filename == __file__ else f"{last.filename}:{last.lineno}"

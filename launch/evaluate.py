@@ -2,8 +2,9 @@
 
   python -m launch.evaluate --workdir=runs/first [--checkpoint=best] [--split=valid]
 
-Prints a table with the floor of each metric, and writes into the run's folder: evaluation.json,
-evaluation.md (the same table) and curves.png (losses and rates of training and held-out products).
+Prints a table with the floor of each metric, and writes into the run's folder, for a split called
+valid: evaluation-valid.json, evaluation-valid.md (the same table) and curves.png (losses and rates
+of training and held-out products).
 """
 
 import dataclasses
@@ -65,12 +66,13 @@ def main(argv: list[str]) -> None:
     mesh, network = make_mesh(settings.mesh), Network(settings)
     params, step = load_params(workdir, which, network, mesh)
     measured = make_evaluator(network, mesh, inputs).measure(params)
-    report = Report.of(measured, step, settings.data.valid_split)
-    (workdir / "evaluation.json").write_text(json.dumps(report.json(), indent=1) + "\n")
-    (workdir / "evaluation.md").write_text(report.markdown(), encoding="utf-8")
+    split = settings.data.valid_split
+    report, name = Report.of(measured, step, split), f"evaluation-{split}"
+    (workdir / f"{name}.json").write_text(json.dumps(report.json(), indent=1) + "\n")
+    (workdir / f"{name}.md").write_text(report.markdown(), encoding="utf-8")
     draw_curves(read_metrics(workdir / METRICS), workdir / "curves.png")
     print(report.text())
-    print(f"\nwritten: evaluation.json, evaluation.md and curves.png in {workdir}")
+    print(f"\nwritten: {name}.json, {name}.md and curves.png in {workdir}")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,8 @@ echo "== Pretraining"
 "$python" -m launch.pretrain --config=configs/quickstart.py --workdir=$run/run \
   --config.data.sources=$run/shards
 echo "== Evaluation on products held out"
-"$python" -m launch.evaluate --workdir=$run/run
+# The best checkpoint was chosen on the split valid: the products of test had no part in any decision.
+"$python" -m launch.evaluate --workdir=$run/run --split=test
 
 cat <<TEXT
 
@@ -72,11 +73,9 @@ What to do next, after \`source $VENV/bin/activate\`:
 see what the model sees:
   python -m launch.show_batch --config=configs/quickstart.py --config.data.sources=$run/shards \\
       --output=$run/batch.png
-measure on products that no decision has touched:
-  python -m launch.evaluate --workdir=$run/run --split=test
 build shards of your own products (docs/data.md):
   python -m launch.build_shards --help
 pretrain a model of the paper's size on them:
   python -m launch.pretrain --config=configs/k3m_base.py --workdir=runs/base \\
-      --config.data.sources=FOLDER
+      --config.image.front_end=patches --config.data.sources=FOLDER
 TEXT

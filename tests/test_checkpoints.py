@@ -192,6 +192,27 @@ def test_evaluation_reads_parameters_alone(open_run, program, state, tmp_path):
         load_params(tmp_path, 7, network, program.mesh)
 
 
+def test_the_best_of_nothing_measured_is_the_latest(open_run, program, state, tmp_path):
+    checkpoints = open_run()
+    for step in (1, 2):
+        save(checkpoints, state, step)
+    assert load_params(tmp_path, "best", Network(TINY), program.mesh)[1] == 2
+
+
+def test_a_disk_that_fails_costs_no_checkpoint(open_run, program, state, tmp_path, monkeypatch):
+    checkpoints = open_run()
+    for step in (1, 2):
+        save(checkpoints, state, step)
+
+    def refuse(*_):
+        raise PermissionError("permission denied")
+
+    monkeypatch.setattr(checkpoints, "_restore", refuse)
+    with pytest.raises(UserError, match=r"checkpoints/2 can't be read at present"):
+        checkpoints.restore(program.abstract_state)
+    assert steps(tmp_path) == [1, 2]
+
+
 def test_a_folder_without_a_run_is_told(tmp_path):
     with pytest.raises(UserError, match="train first"):
         load_meta(tmp_path)

@@ -44,7 +44,7 @@ def evaluate(params):
     return {"loss": norm, "link_mrr": None}
 
 
-def run(folder, program=None, **events):
+def run(folder, program=None, evaluate=evaluate, **events):
     """Trains in `folder`; `events` are of steps, as `at_3`."""
     at = {int(name.removeprefix("at_")): event for name, event in events.items()}
     program = program or tiny_program()
@@ -102,6 +102,17 @@ def test_told_to_stop_it_saves_and_goes_on_exactly(whole, tmp_path, number):
 
 def test_told_at_an_evaluation_it_still_evaluates(whole, tmp_path):
     assert not run(tmp_path, at_4=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert run(tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def test_told_during_an_evaluation_it_stops_with_that_step(whole, tmp_path):
+    def told(params):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(params)
+
+    assert not run(tmp_path, evaluate=told)
+    assert last_state(tmp_path).step == 5
     assert run(tmp_path)
     assert_same_run(tmp_path, whole)
 

@@ -109,8 +109,8 @@ class Report:
 
     def _notes(self) -> list[str]:
         notes = [
-            "The floor is the most frequent answer in training, per property for links. An "
-            "interval counts items as wholes."
+            "The floor is the most frequent answer in training: per property for links, of a "
+            "sample of its items for tokens and regions. An interval counts items as wholes."
         ]
         if self.links_without_rival:
             notes.append(

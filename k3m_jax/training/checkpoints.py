@@ -86,21 +86,28 @@ class Checkpoints:
     def restore(self, abstract_state: State) -> State | None:
         """The newest state that can be read; None in a fresh folder.
 
-        What can't be read is set aside, with a warning.
+        What is damaged is set aside, with a warning.
 
         Args:
           abstract_state: shape, dtype and sharding of each array, `Program.abstract_state`.
 
         Raises:
-          UserError: the folder holds another run, or nothing in it can be read.
+          UserError: the folder holds another run, nothing in it can be read, or the file system
+            does not let it be read.
         """
         unreadable: dict[int, Exception] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 state = self._restore(step, abstract_state)
-            except (ValueError, OSError, KeyError, TypeError) as error:
+            except (ValueError, FileNotFoundError, KeyError, TypeError) as error:
                 unreadable[step] = error
                 continue
+            except OSError as error:
+                # The disk's fault, not the checkpoint's: going back would repeat steps for nothing.
+                raise UserError(
+                    f"{self._folder / str(step)} can't be read at present "
+                    f"({_first_line({step: error})}): mend that and run the same command again"
+                ) from error
             self._set_aside(unreadable)
             return state
         if unreadable:
@@ -253,7 +260,8 @@ def _find(manager: ocp.CheckpointManager, which: Which) -> int:
         return steps[-1]
     if which == "best":
         best = manager.best_step()
-        return steps[-1] if best is None else best
+        measured = best is not None and math.isfinite(_loss(manager.metrics(best)))
+        return best if measured else steps[-1]
     if which not in steps:
         raise UserError(f"{manager.directory} has no checkpoint of step {which}, only of {steps}")
     return which

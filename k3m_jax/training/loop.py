@@ -54,10 +54,10 @@ def train(
       UserError: the checkpoints are of another run.
     """
     training = program.network.settings.training
-    state = checkpoints.restore(program.abstract_state) or program.init()
-    step, stop = int(state.step), False
     with contextlib.ExitStack() as stack:
         preemption = stack.enter_context(watch_signals())
+        state = checkpoints.restore(program.abstract_state) or program.init()
+        step, stop = int(state.step), bool(preemption)
         report = stack.enter_context(contextlib.closing(Reporter(program, workdir, state)))
         profiler = stack.enter_context(contextlib.closing(ProfilerWindow(training, workdir)))
         batches = stack.enter_context(contextlib.closing(batches_from(step)))
@@ -69,12 +69,13 @@ def train(
             profiler.after(step, metrics["loss"])
             step += 1
             report.dispatched(step, metrics)
-            stop = bool(preemption)  # read once: a signal from here on stops the next step
+            stop = bool(preemption)
             evaluation_due = _due(step, training, training.eval_every)
             if evaluation_due or stop or _due(step, training, training.checkpoint_every):
                 report.pause()  # what a checkpoint has seen must be written before it stands
                 loss = report.held_out(step, evaluate(state.params)) if evaluation_due else None
                 checkpoints.save(step, state, batches.state, loss)
+                stop = bool(preemption)  # told meanwhile: this step is saved, no other is needed
         checkpoints.wait()
     return step == training.steps
 
