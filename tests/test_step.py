@@ -49,11 +49,29 @@ def test_every_mesh_computes_the_same(on_one_device, mesh):
     assert_close(run(tiny_program(TINY, *mesh)), on_one_device)
 
 
+# Made by this test on a CPU with jax 0.10: what the first step of the tiny model says.
+FIRST_STEP = {
+    "mlm_loss": 4.081785,
+    "mom_loss": 1.324329,
+    "lpm_loss": 1.048525,
+    "gradient_norm": 6.384025,
+}
+
+
+def test_the_first_step_is_the_one_it_has_always_been(on_one_device):
+    _, history = on_one_device
+    found = {name: float(history[0][name]) for name in FIRST_STEP}
+    assert found == pytest.approx(FIRST_STEP, rel=1e-4), (
+        "the model, its initialisation, a loss or the noise has changed; if that is meant, say so "
+        f"in the commit and write these numbers to FIRST_STEP: {found}"
+    )
+
+
 def test_metrics_are_scalars_and_finite(on_one_device):
     _, history = on_one_device
     assert set(history[0]) == {
         "loss", "mlm_loss", "mom_loss", "lpm_loss", "mlm_accuracy", "mom_top1", "lpm_accuracy",
-        "gradient_norm", "learning_rate", "temperature", "skipped",
+        "gradient_norm", "learning_rate", "temperature", "skipped", "picture_share",
     }  # fmt: skip
     assert all(np.shape(x) == () and np.isfinite(x) for x in history[0].values())
     loss = sum(history[0][f"{task}_loss"] for task in ("mlm", "mom", "lpm"))
