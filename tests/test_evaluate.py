@@ -59,7 +59,7 @@ def evaluate(*arguments):
 def test_prints_and_writes_the_table(run):
     done = evaluate(f"--workdir={run}", "--split=test")
     assert done.returncode == 0, done.stderr
-    written = json.loads((run / "evaluation-valid.json").read_text())
+    written = json.loads((run / "evaluation-test.json").read_text())
     assert written["split"] == "test"
     assert written["checkpoint"] == 0
     assert written["metrics"].keys() == (RATES | LOSSES).keys()
@@ -70,7 +70,7 @@ def test_prints_and_writes_the_table(run):
     accuracy = written["metrics"]["mlm_accuracy"]
     assert accuracy["interval"][0] <= max(accuracy["floor"], 0.05)
     assert "link MRR" in done.stdout
-    assert "| link MRR |" in (run / "evaluation-valid.md").read_text()
+    assert "| link MRR |" in (run / "evaluation-test.md").read_text()
     assert (run / "curves.png").stat().st_size > 10_000
 
 
