@@ -25,7 +25,7 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
     config.objectives.group = 4
     config.optimizer.learning_rate = 3e-3
     config.training.update(
-        steps=1000, batch=32, log_every=10, eval_every=250, checkpoint_every=250, keep=2
+        steps=900, batch=32, log_every=10, eval_every=300, checkpoint_every=300, keep=2
     )
     config.evaluation.batch = 64
     return variant(config, name)

@@ -58,7 +58,7 @@ def _draw_panel(panel: Axes, lines: Sequence[Mapping[str, float | None]], metric
     if floors:
         panel.axhline(floors[-1], color=FLOOR, linestyle="--", label="floor: most frequent answer")
     panel.set_xlim(0, max([line["step"] for line in lines], default=1) * 1.03)
-    panel.set_ylim(0, max([*training, *held_out, *floors], default=1) * 1.08)
+    panel.set_ylim(0, max([*training, *held_out, *floors], default=0) * 1.08 or 1)  # 1: all are 0
     panel.set_xlabel("step", fontsize=8)
     panel.tick_params(labelsize=8)
     panel.grid(alpha=0.25)
