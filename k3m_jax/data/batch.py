@@ -23,6 +23,21 @@ from k3m_jax.settings import Settings
 
 Batch = Mapping[str, np.ndarray]
 
+# What a product is; the rest of a batch hides parts of it and asks for them.
+PRODUCT_ARRAYS = (
+    "title_tokens",
+    "title_mask",
+    "title_content",
+    "region_inputs",
+    "region_boxes",
+    "region_mask",
+    "knowledge_tokens",
+    "knowledge_mask",
+    "property_spans",
+    "value_spans",
+    "triple_mask",
+)
+
 
 def masked_tokens(title_length: int, rate: float) -> int:
     """M: how many tokens of a title of `title_length` can be asked for at `rate`."""

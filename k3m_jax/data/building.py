@@ -29,7 +29,7 @@ from k3m_jax.data.build_arguments import BuildArguments
 from k3m_jax.data.catalogues import RawLine, open_catalogue
 from k3m_jax.data.record_maker import Describer, Made, RecordMaker
 from k3m_jax.data.records import Product, Reject, RejectedRecord, split_of
-from k3m_jax.data.region_features import RegionFeatures, RegionSizes, open_region_features
+from k3m_jax.data.region_features import first_sizes, open_region_features
 from k3m_jax.data.tokenization import train_wordpiece
 from k3m_jax.data.workers import ordered_map
 from k3m_jax.settings import UserError
@@ -62,7 +62,8 @@ class Build:
             self.sizes = {"feature_dim": a.patch_size**2 * 3, "top_classes": 1}
         else:
             features = open_region_features(a.region_features)
-            found = self._first_sizes(features, self._scan())
+            ids = (product.id for product, _ in self._scan())
+            found = first_sizes(features, ids, a.top_classes)
             self.maker = dataclasses.replace(maker, region_features=features, region_sizes=found)
             self.sizes = {"feature_dim": found.feature_dim, "top_classes": found.top_classes}
             self._classes = found.classes
@@ -159,16 +160,6 @@ class Build:
         found = list(tqdm(described, "codebook", len(lines), unit=" pictures"))
         descriptors = np.concatenate(found) if found else np.zeros((0, 0), np.float32)
         return codebooks.fit(descriptors, a.codebook_size, a.patch_size)
-
-    def _first_sizes(self, features: RegionFeatures, sample: list) -> RegionSizes:
-        for product, _ in sample:
-            if sizes := features.sizes(product.id, self.arguments.top_classes):
-                return sizes
-        raise UserError(
-            f"--region_features: {self.arguments.region_features} has usable regions for none of "
-            f"{len(sample)} products: its picture ids must be the products' ids, such as "
-            f"{sample[0][0].id!r}"
-        )
 
     def _count(self, split: str, made: Made) -> None:
         record = made.record

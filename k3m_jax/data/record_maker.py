@@ -25,6 +25,27 @@ class Made:
     notes: tuple[str, ...]
 
 
+def make_record(product: Product, picture: bytes, **seen: np.ndarray) -> dict[str, Any]:
+    """A record as it is stored: `shards.ProductSource` tells its keys.
+
+    Args:
+      product: what the catalogue says.
+      picture: as `pictures.shrink` makes it, b"" where there is none.
+      **seen: the arrays of its patches or regions.
+    """
+    return {
+        "id": product.id,
+        "product": product.product,
+        "title": product.title,
+        "category": product.category,
+        "source": product.source,
+        "properties": [p for p, _ in product.triples],
+        "values": [v for _, v in product.triples],
+        "picture": picture,
+        **seen,
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class RecordMaker:
     """From a raw line of a catalogue to a stored record; a pure function that pickles."""
@@ -32,7 +53,7 @@ class RecordMaker:
     catalogue: Catalogue
     image_size: int
     patch_size: int
-    codebook: codebooks.Codebook | None  # None with regions
+    codebook: codebooks.Codebook | None  # None with regions, or where nobody asks for classes
     region_features: RegionFeatures | None = None  # None with patches
     region_sizes: RegionSizes | None = None
 
@@ -46,22 +67,11 @@ class RecordMaker:
     def _make(self, raw: RawLine) -> Made:
         product = self.catalogue.parse(raw)
         picture = self.picture(product)
-        record = {
-            "id": product.id,
-            "product": product.product,
-            "title": product.title,
-            "category": product.category,
-            "source": product.source,
-            "properties": [p for p, _ in product.triples],
-            "values": [v for _, v in product.triples],
-            "picture": picture,
-        }
-        if self.codebook is not None:
-            record["class_ids"] = self.codebook.assign(self.patches(picture))
-        else:
-            record |= self._regions(product.id)
         lost = product.picture and not picture
-        return Made(record, product.notes + (("picture_not_found",) if lost else ()))
+        return Made(
+            make_record(product, picture, **self._seen(product, picture)),
+            product.notes + (("picture_not_found",) if lost else ()),
+        )
 
     def picture(self, product: Product) -> bytes:
         """The product's picture as it is stored, b"" where there is none."""
@@ -74,6 +84,11 @@ class RecordMaker:
         if not picture:
             return np.zeros((0, self.patch_size**2 * 3), np.uint8)
         return pictures.patchify(pictures.decode(picture), self.patch_size)
+
+    def _seen(self, product: Product, picture: bytes) -> dict[str, np.ndarray]:
+        if self.codebook is not None:
+            return {"class_ids": self.codebook.assign(self.patches(picture))}
+        return self._regions(product.id) if self.region_features is not None else {}
 
     def _regions(self, item: str) -> dict[str, np.ndarray]:
         seen = self.region_features.read(item, MAX_REGIONS, self.region_sizes)

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import zipfile
 import zlib
+from collections.abc import Iterable
 
 import numpy as np
 from etils import epath
@@ -123,6 +124,23 @@ def make_regions(raw: dict[str, np.ndarray], limit: int, top_classes: int) -> Re
         class_ids = objects.reshape(n, -1)[kept, :1].astype(np.int32)
         class_probs = np.ones(class_ids.shape, np.float16)
     return Regions(boxes[kept], features[kept], class_ids, class_probs)
+
+
+def first_sizes(features: RegionFeatures, items: Iterable[str], top_classes: int) -> RegionSizes:
+    """The sizes of the first of `items` whose picture can be used; all others must agree with it.
+
+    Raises:
+      UserError: there is none.
+    """
+    first, count = None, 0
+    for item in items:
+        if sizes := features.sizes(item, top_classes):
+            return sizes
+        first, count = first or item, count + 1
+    raise UserError(
+        f"--region_features: {features.path} has usable regions for none of {count} products: its "
+        f"picture ids must be the products' ids, such as {first!r}"
+    )
 
 
 def open_region_features(path: epath.PathLike) -> RegionFeatures:

@@ -42,13 +42,17 @@ class ReadRegions:
 
     def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """A record of a shard (see `shards.ProductSource`) -> the same with `regions`."""
-        read = self._patches if self._image.front_end == "patches" else self._detected
         try:
-            regions = read(record)
+            regions = self.read(record)
         except Exception as error:  # decoders of broken files raise nearly anything
             self.faults.add(type(error).__name__, f"{record['id']}: {error}")
             regions = None
         return {**record, "regions": regions}
+
+    def read(self, record: Mapping[str, Any]) -> Regions | None:
+        """The regions alone; what is wrong with a picture is raised, as whatever error it makes."""
+        patches = self._image.front_end == "patches"
+        return self._patches(record) if patches else self._detected(record)
 
     def _patches(self, record: Mapping[str, Any]) -> Regions | None:
         if not record["picture"]:
@@ -56,7 +60,9 @@ class ReadRegions:
         patches = pictures.patchify(pictures.decode(record["picture"]), self._image.patch_size)
         ids = self._codebook.assign(patches) if self._codebook else record["class_ids"]
         if not len(patches) == len(ids) == self._image.regions:
-            raise ValueError(f"{len(patches)} patches and {len(ids)} classes")
+            raise ValueError(
+                f"{len(patches)} patches and {len(ids)} classes, not {self._image.regions}"
+            )
         class_ids = np.asarray(ids, np.int32)[:, None]
         return Regions(patches, self._boxes, class_ids, np.ones(class_ids.shape, np.float32))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from k3m_jax.evaluation.evaluator import Measurement
@@ -59,6 +60,19 @@ class Report:
         rows = tuple(_row(measured, metric) for metric in RATES | LOSSES)
         return cls(rows, measured.links_without_rival, checkpoint, split)
 
+    @classmethod
+    def of_json(cls, content: Mapping[str, Any]) -> "Report":
+        """What `json` gave."""
+        rows = []
+        for metric, told in content["metrics"].items():
+            spread = told["interval"] and tuple(told["interval"])
+            row = Row(metric, told["value"], spread, told["floor"], told["questions"])
+            # A value that is no number was written as None.
+            rows.append(row if told["value"] is not None else Row(metric))
+        return cls(
+            tuple(rows), content["links_without_rival"], content["checkpoint"], content["split"]
+        )
+
     def text(self) -> str:
         """Aligned columns, with the notes below."""
         cells = [HEADER, *(row.cells() for row in self.rows)]
@@ -76,6 +90,10 @@ class Report:
 
     def markdown(self) -> str:
         """The same as a Markdown table."""
+        return f"# {self._title()}\n\n{self.table()}\n"
+
+    def table(self) -> str:
+        """The Markdown table and its notes, without a title."""
         lines = [
             "| " + " | ".join(cells) + " |"
             for cells in (
@@ -84,7 +102,7 @@ class Report:
                 *(r.cells() for r in self.rows),
             )
         ]
-        return "\n".join([f"# {self._title()}", "", *lines, "", *self._notes(), ""])
+        return "\n".join([*lines, "", *self._notes()])
 
     def json(self) -> dict[str, Any]:
         """The same unrounded; what is absent or not a number is None."""
