@@ -11,6 +11,7 @@ LAYERS = (
     "launch",
     "configs",
     "k3m_jax.experiments",
+    "k3m_jax.serving",
     "k3m_jax.training",
     "k3m_jax.evaluation",
     "k3m_jax.objectives",

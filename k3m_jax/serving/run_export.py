@@ -1,0 +1,106 @@
+"""A run's checkpoint to a folder that needs neither the run nor its shards."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+
+import jax
+
+from k3m_jax import settings
+from k3m_jax.data.shards import ShardSet, open_shards
+from k3m_jax.data.tokenization import Tokenizer
+from k3m_jax.evaluation.report import Report
+from k3m_jax.model.network import Network
+from k3m_jax.parallel.mesh import make_mesh
+from k3m_jax.serving import folder, model_card
+from k3m_jax.settings import Settings, UserError
+from k3m_jax.training.checkpoints import Which, load_meta, load_params
+
+
+def export_run(
+    workdir: pathlib.Path,
+    output: pathlib.Path,
+    *,
+    which: Which,
+    platforms: Sequence[str],
+    sources: Sequence[str] = (),
+    tokenizer: str = "",
+) -> None:
+    """Writes the folder of `folder.write` from a run.
+
+    Args:
+      workdir: of the run.
+      output: must not exist, or be empty.
+      which: checkpoint, see `load_params`.
+      platforms: of the artefacts.
+      sources: the run's shards, if they have moved.
+      tokenizer: folder of the run's tokenizer, if it has moved.
+
+    Raises:
+      UserError: there is no such checkpoint or no tokenizer, the tokenizer is not the run's, or the
+        folder is not empty.
+    """
+    folder.check_empty(output)
+    meta = load_meta(workdir, which)
+    chosen = Settings.from_config(meta.settings)
+    shard_sets = _at_hand(sources or chosen.data.sources)
+    found = _tokenizer(tokenizer or chosen.data.tokenizer, shard_sets)
+    if found.fingerprint != meta.vocabulary:
+        raise UserError(f"--tokenizer: another vocabulary than that of the run in {workdir}")
+    network = Network(chosen)
+    params, step = load_params(workdir, which, network, make_mesh(settings.Mesh(data=1)))
+    known = {each.info.fingerprint: each for each in shard_sets}
+    facts = model_card.Facts(
+        settings=chosen,
+        step=step,
+        parameters=sum(x.size for x in jax.tree.leaves(params)),
+        data=tuple(_data(known.get(fingerprint), fingerprint) for fingerprint in meta.data),
+        versions=meta.versions,
+        reports=_reports(workdir, step),
+    )
+    folder.write(
+        output,
+        network,
+        params,
+        found,
+        platforms=platforms,
+        origin={"step": step, "data": list(map(dataclasses.asdict, facts.data))},
+        card=model_card.write(facts, network, platforms),
+    )
+
+
+def _at_hand(sources: Sequence[str]) -> list[ShardSet]:
+    """Those shards that can be opened: a run outlives them."""
+    found = []
+    for source in sources:
+        try:
+            found.append(open_shards(source))
+        except UserError:
+            continue
+    return found
+
+
+def _tokenizer(named: str, shard_sets: Sequence[ShardSet]) -> Tokenizer:
+    kept = next((each.tokenizer_folder for each in shard_sets if each.tokenizer_folder), None)
+    if not (named or kept):
+        raise UserError("the run's shards are not at hand, nor is a tokenizer: name --tokenizer")
+    return Tokenizer.load(named or kept)
+
+
+def _data(shards: ShardSet | None, fingerprint: str) -> model_card.DataSet:
+    if shards is None:
+        return model_card.DataSet(fingerprint)
+    info = shards.info
+    name = pathlib.PurePath(info.arguments.get("input", "")).name
+    return model_card.DataSet(fingerprint, name, dict(info.products), dict(info.missing))
+
+
+def _reports(workdir: pathlib.Path, step: int) -> tuple[Report, ...]:
+    """What `launch.evaluate` measured of this very checkpoint."""
+    found = (json.loads(p.read_text()) for p in sorted(workdir.glob("evaluation-*.json")))
+    return tuple(
+        Report.of_json(content)
+        for content in found
+        if isinstance(content, dict) and content.get("checkpoint") == step and "metrics" in content
+    )
