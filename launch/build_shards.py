@@ -1,11 +1,10 @@
 """Builds the shards of a data set from a folder of products.
 
   python -m launch.build_shards --format=jsonl --input=FOLDER --output=DATA
-
 jsonl:   FOLDER/products.jsonl, an object a line, and the pictures it names by relative path.
 release: FOLDER/*.tsv of the public K3M release, one file per split, without pictures.
-Records that can't be used are set aside and counted; a missing picture, title or list of triples is
-no reason. docs/data.md tells the formats, and what is stored where.
+What can't be used is set aside and counted; a missing picture, title or triples are no reason.
+docs/data.md tells the formats, what is stored where, and how to build with Beam.
 """
 
 import json
@@ -35,6 +34,7 @@ HELP = {
     "workers": "worker processes; 0: none but this one",
     "valid_fraction": "share of products held out as `valid`, of records that name no split",
     "overwrite": "replace the data set that --output has already",
+    "beam_options": "build with Apache Beam and these flags of its own",
 }
 REQUIRED = ("format", "input", "output")
 DEFAULTS = BuildArguments(*REQUIRED, workers=os.cpu_count())

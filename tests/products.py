@@ -14,7 +14,7 @@ from k3m_jax.data.codebook import Codebook
 from k3m_jax.data.links import LinkTable
 from k3m_jax.data.pipeline import Inputs
 from k3m_jax.data.shards import BuildInfo
-from k3m_jax.data.tokenization import Tokenizer, train_wordpiece
+from k3m_jax.data.tokenization import Tokenizer, count_words, train_wordpiece
 from k3m_jax.settings import Settings
 from tests.tiny import tiny_settings
 
@@ -128,7 +128,7 @@ def tokenizer() -> Tokenizer:
     words = [*COLOURS, *BRANDS, *FIBRES, "colour", "brand", "fibre", "thing", "of", "a"]
     numbers = [str(n) for n in range(200)]
     with tempfile.TemporaryDirectory() as folder:
-        train_wordpiece((words + numbers) * 20, 1000, folder)
+        train_wordpiece(count_words((words + numbers) * 20), 1000, folder)
         return Tokenizer.load(pathlib.Path(folder))
 
 

@@ -188,3 +188,20 @@ def test_the_public_release_is_read_whole(shared):
 def test_a_line_alone_is_enough(tmp_path):
     catalogue = jsonl(tmp_path, {"id": "a"})
     assert catalogue.parse(RawLine("elsewhere", 9, b'{"id": "z"}')).id == "z"
+
+
+@pytest.mark.parametrize("size", [1, 7, 30, 1000])
+def test_blocks_hold_each_line_once_under_its_number(tmp_path, size):
+    texts = ["\ufeff{}", "", '{"id": "a\u2028b"}', "x" * 40, "", "", "last"]
+    for name in ("train", "valid"):
+        (tmp_path / f"{name}.tsv").write_text("\n".join(texts), encoding="utf-8")
+    (tmp_path / "empty.tsv").write_text("")
+    catalogue = open_catalogue("release", tmp_path)
+    found, line, file = [], 1, None
+    for block in catalogue.blocks(size):
+        line, file = (1 if block.file != file else line), block.file
+        found += catalogue.lines_of(block, line)
+        line += sum(1 for _ in block.lines())
+    assert found == list(catalogue.lines())
+    assert [raw.line for raw in found] == [1, 3, 4, 7] * 2
+    assert found[0].data == b"{}\n"

@@ -8,7 +8,7 @@ from tiny import TINY, tiny_settings
 
 from k3m_jax.data.batch import random_batch
 from k3m_jax.data.links import LinkTable
-from k3m_jax.data.tokenization import Tokenizer, train_wordpiece
+from k3m_jax.data.tokenization import Tokenizer, count_words, train_wordpiece
 from k3m_jax.evaluation.evaluator import Evaluator, item_sums
 from k3m_jax.model.k3m import Outputs, Product
 from k3m_jax.model.network import Network
@@ -43,7 +43,7 @@ def held_out(items=40, seed=0, links=True):
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    train_wordpiece([" ".join(pair) for pair in TABLE.pairs] * 2, 60, folder)
+    train_wordpiece(count_words([" ".join(pair) for pair in TABLE.pairs] * 2), 60, folder)
     return Tokenizer.load(folder)
 
 

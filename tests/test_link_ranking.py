@@ -7,7 +7,7 @@ from tiny import TINY, tiny_settings
 
 from k3m_jax.data.knowledge import candidates
 from k3m_jax.data.links import LinkTable
-from k3m_jax.data.tokenization import Tokenizer, train_wordpiece
+from k3m_jax.data.tokenization import Tokenizer, count_words, train_wordpiece
 from k3m_jax.evaluation import link_ranking
 from k3m_jax.evaluation.link_ranking import LinkRanking, Questions
 from k3m_jax.evaluation.metrics import hits_at, reciprocal_rank
@@ -65,7 +65,7 @@ ASKED = [0, 2, 3, 4, 7]
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    train_wordpiece([" ".join(pair) for pair in TABLE.pairs] * 2, 60, folder)
+    train_wordpiece(count_words([" ".join(pair) for pair in TABLE.pairs] * 2), 60, folder)
     return Tokenizer.load(folder)
 
 

@@ -322,7 +322,7 @@ def test_regions_of_no_product_are_a_mistake(catalogue, tmp_path):
 
 
 def test_the_record_maker_is_a_function_of_the_line(built, catalogue):
-    job = building.Build(arguments(catalogue, "unused"))
+    job = building.LocalBuild(arguments(catalogue, "unused"), "unused")
     maker = pickle.loads(pickle.dumps(job.maker))
     assert isinstance(maker, RecordMaker)
     outcomes = [maker(raw) for raw in job.catalogue.lines()]
@@ -418,7 +418,7 @@ def test_the_command_line(catalogue, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert re.search(r"set aside +\{.*rejects\.jsonl", done.stdout)
     assert "python -m launch.pretrain" in done.stdout
-    assert "train" in done.stderr  # the progress bar
+    assert "making" in done.stderr  # the progress bar
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 2
     assert again.stderr.strip().splitlines()[-1].startswith("error: ")

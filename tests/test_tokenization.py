@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 
-from k3m_jax.data.tokenization import Tokenizer, train_wordpiece
+from k3m_jax.data.tokenization import Tokenizer, count_words, train_wordpiece
 from k3m_jax.settings import UserError
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -21,7 +21,7 @@ def vocabulary_folder(folder, tokens=VOCABULARY, **config):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    train_wordpiece(iter(TEXTS), 120, folder)
+    train_wordpiece(count_words(iter(TEXTS)), 120, folder)
     return folder
 
 
@@ -91,7 +91,7 @@ def test_transformers_opens_what_is_saved(trained):
 
 
 def test_training_gives_the_same_vocabulary_each_time(trained, tmp_path):
-    train_wordpiece(TEXTS, 120, tmp_path)
+    train_wordpiece(count_words(TEXTS), 120, tmp_path)
     assert (tmp_path / "tokenizer.json").read_text() == (trained / "tokenizer.json").read_text()
 
 
@@ -105,7 +105,7 @@ def test_a_trained_vocabulary_is_small_and_has_frequent_words_whole(trained):
 
 
 def test_another_vocabulary_has_another_fingerprint(trained, tmp_path):
-    train_wordpiece(TEXTS, 60, tmp_path)
+    train_wordpiece(count_words(TEXTS), 60, tmp_path)
     assert Tokenizer.load(trained).fingerprint != Tokenizer.load(tmp_path).fingerprint
 
 

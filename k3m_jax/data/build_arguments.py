@@ -28,6 +28,7 @@ class BuildArguments:
     workers: int = 0  # processes; 0: none but this one
     valid_fraction: float = 0.05  # of products whose record names no split
     overwrite: bool = False
+    beam_options: str = ""  # of Apache Beam's pipeline; "": not by Beam
 
     @property
     def folder(self) -> epath.Path:

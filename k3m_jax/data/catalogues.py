@@ -28,6 +28,26 @@ class RawLine:
 
 
 @dataclasses.dataclass(frozen=True)
+class Block:
+    """The lines of a file that begin in the bytes [start, end)."""
+
+    file: epath.Path
+    start: int
+    end: int
+
+    def lines(self) -> Iterator[bytes]:
+        """The lines as they are. They end at line feeds alone: titles hold the others."""
+        with self.file.open("rb") as file:
+            position = self.start
+            if position:  # what began before is the block's before
+                file.seek(position - 1)
+                position += len(file.readline()) - 1
+            while position < self.end and (line := file.readline()):
+                position += len(line)
+                yield line
+
+
+@dataclasses.dataclass(frozen=True)
 class Catalogue(abc.ABC):
     """A folder of products."""
 
@@ -42,14 +62,28 @@ class Catalogue(abc.ABC):
         """The product of a line; raises RejectedRecord."""
 
     def lines(self) -> Iterator[RawLine]:
-        """Every line that isn't blank. Lines end at line feeds alone: titles hold the others."""
+        """Every line that isn't blank, in order."""
+        for block in self.blocks():
+            yield from self.lines_of(block, 1)
+
+    def lines_of(self, block: Block, first: int) -> Iterator[RawLine]:
+        """Those of a block whose first line has the number `first` in its file."""
+        for number, data in enumerate(block.lines(), first):
+            if number == 1:
+                data = data.removeprefix(b"\xef\xbb\xbf")
+            if data.strip():
+                yield RawLine(block.file.name, number, data)
+
+    def blocks(self, size: int | None = None) -> list[Block]:
+        """All that there is to read in order, in blocks of `size` bytes; None: a block a file."""
+        blocks = []
         for file in self.files():
-            with file.open("rb") as records:
-                for number, data in enumerate(records, 1):
-                    if number == 1:
-                        data = data.removeprefix(b"\xef\xbb\xbf")
-                    if data.strip():
-                        yield RawLine(file.name, number, data)
+            length = file.stat().length
+            step = size or max(length, 1)
+            blocks += [
+                Block(file, start, min(start + step, length)) for start in range(0, length, step)
+            ]
+        return blocks
 
     def read_picture(self, product: Product) -> bytes:
         """The bytes of the product's picture file; b"" where it has none or the file is not there.

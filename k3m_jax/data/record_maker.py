@@ -1,6 +1,6 @@
 """The whole way from a raw line of a catalogue to a stored record.
 
-Nothing here holds state, so that any runner can map it: worker processes today.
+Nothing here holds state, so that any runner can map it: worker processes and Apache Beam do.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import numpy as np
 from k3m_jax.data import codebook as codebooks
 from k3m_jax.data import pictures
 from k3m_jax.data.catalogues import Catalogue, RawLine
-from k3m_jax.data.records import Product, Reject, RejectedRecord
+from k3m_jax.data.records import Product, Reject, RejectedRecord, split_of
 from k3m_jax.data.region_features import RegionFeatures, RegionSizes
 
 MAX_REGIONS = 36  # of a picture, the most confident ones
@@ -21,6 +21,7 @@ MAX_REGIONS = 36  # of a picture, the most confident ones
 class Made:
     """A usable record, and what was mended on the way."""
 
+    split: str
     record: dict[str, Any]
     notes: tuple[str, ...]
 
@@ -56,6 +57,7 @@ class RecordMaker:
     codebook: codebooks.Codebook | None  # None with regions, or where nobody asks for classes
     region_features: RegionFeatures | None = None  # None with patches
     region_sizes: RegionSizes | None = None
+    valid_fraction: float = 0.0  # of products whose record names no split
 
     def __call__(self, raw: RawLine) -> Made | Reject:
         """The record of a line, with the keys of `shards.ProductSource`, or why there is none."""
@@ -68,10 +70,9 @@ class RecordMaker:
         product = self.catalogue.parse(raw)
         picture = self.picture(product)
         lost = product.picture and not picture
-        return Made(
-            make_record(product, picture, **self._seen(product, picture)),
-            product.notes + (("picture_not_found",) if lost else ()),
-        )
+        notes = product.notes + (("picture_not_found",) if lost else ())
+        record = make_record(product, picture, **self._seen(product, picture))
+        return Made(split_of(product, self.valid_fraction), record, notes)
 
     def picture(self, product: Product) -> bytes:
         """The product's picture as it is stored, b"" where there is none."""

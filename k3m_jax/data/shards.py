@@ -8,7 +8,7 @@ import abc
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, SupportsIndex
 
 import numpy as np
@@ -26,6 +26,8 @@ BUILD_INFO, CODEBOOK, VALUES, TOKENIZER, REJECTS = (
     "tokenizer",
     "rejects.jsonl",
 )
+
+FILE_BYTES = 32 << 20  # of one file of shards, where nothing says how many there are
 
 # property -> value -> how many items of `train` have it; values of the other splits alone have 0.
 # Both levels are sorted, so that the order of the pairs can serve as their ids.
@@ -62,28 +64,26 @@ class BuildInfo:
 
 
 class Job(Protocol):
-    """What the builder asks of a build under way."""
+    """What a builder asks of a build under way."""
 
     sizes: Mapping[str, int]  # feature_dim and top_classes
 
-    @property
-    @abc.abstractmethod
-    def splits(self) -> list[str]:
-        """Names of the splits."""
-
-    @abc.abstractmethod
-    def examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(id, record) of every usable item of a split."""
-
     @abc.abstractmethod
     def finish(self, folder: epath.Path) -> None:
-        """Writes what lies beside the shards; called when all splits are written."""
+        """Writes what lies beside the shards; called when all of them are written."""
 
 
-class K3mProducts(tfds.core.GeneratorBasedBuilder):
-    """Products with a picture, a title and triples. Written by `python -m launch.build_shards`."""
+class LocalJob(Job, Protocol):
+    """A build on this machine."""
 
-    name = NAME
+    @abc.abstractmethod
+    def files(self) -> Mapping[str, Sequence[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
+        """By split, for each of its files what gives the (id, record) pairs of it, in turn."""
+
+
+class ProductsBuilder:
+    """What is the same of a data set of products, whatever writes it."""
+
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "Pictures as patches, or as the regions of a detector."}
     BUILDER_CONFIGS: ClassVar = [
@@ -110,19 +110,27 @@ class K3mProducts(tfds.core.GeneratorBasedBuilder):
             return dataclasses.asdict(BuildInfo.read(self.data_path))
         return {"feature_dim": 2048, "top_classes": 8}
 
-    def _split_generators(self, dl_manager):
-        if self._job is None:
-            raise UserError(f"{NAME} is written by `python -m launch.build_shards`")
-        return {split: self._generate_examples(split) for split in self._job.splits}
-
-    def _generate_examples(self, split: str):
-        return self._job.examples(split)
-
     def _download_and_prepare(self, dl_manager, download_config=None):
         # data_dir is a temporary folder here, renamed when all is written: what lies beside the
         # shards must be there before that, or a build cut short would look finished.
         super()._download_and_prepare(dl_manager, download_config)
         self._job.finish(epath.Path(self.data_dir))
+
+
+class K3mProducts(ProductsBuilder, tfds.core.ShardBasedBuilder):
+    """Products with a picture, a title and triples. Written by `python -m launch.build_shards`."""
+
+    name = NAME
+
+    def _shard_iterators_per_split(self, dl_manager):
+        if self._job is None:
+            raise UserError(f"{NAME} is written by `python -m launch.build_shards`")
+        return self._job.files()
+
+
+def files_of(items: int, size: int, wanted: int = 0) -> int:
+    """How many files a split of `size` bytes becomes: `wanted`, or by its size if 0."""
+    return min(wanted or max(1, -(-size // FILE_BYTES)), items)
 
 
 def _features(front_end: str, sizes: Mapping[str, int]) -> tfds.features.FeaturesDict:

@@ -4,7 +4,7 @@ import collections
 import functools
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -139,25 +139,27 @@ class Tokenizer:
         return _rebuild, (self._backend.to_str(), self._special, self._where)
 
 
-def train_wordpiece(texts: Iterable[str], vocabulary_size: int, folder: epath.PathLike) -> None:
+def count_words(texts: Iterable[str]) -> collections.Counter[str]:
+    """How often each word stands in texts, cut as an uncased WordPiece tokenizer does."""
+    uncased = _uncased()
+    split, clean = uncased.pre_tokenizer.pre_tokenize_str, uncased.normalizer.normalize_str
+    return collections.Counter(word for text in texts for word, _ in split(clean(text)))
+
+
+def train_wordpiece(words: Mapping[str, int], vocabulary_size: int, folder: epath.PathLike) -> None:
     """Trains an uncased WordPiece vocabulary and saves it as a tokenizer folder.
 
-    The same texts give the same vocabulary. The library's trainer alone does not: it breaks ties
+    The same words give the same vocabulary. The library's trainer alone does not: it breaks ties
     between characters, and numbers the word-inner ones, in the order of a hash map. So both are
     settled here, and what is left to it (counting pairs, merging) has no choices.
 
     Args:
-      texts: titles, properties and values, read once.
-      vocabulary_size: tokens at most; fewer where the texts give no more that occur twice. At most
+      words: how often each occurs in titles, properties and values, of `count_words`.
+      vocabulary_size: tokens at most; fewer where the words give no more that occur twice. At most
         half of them are single characters; rarer characters become [UNK].
       folder: where to.
     """
     trainer = BertWordPieceTokenizer(lowercase=True)
-    split = trainer.pre_tokenizer.pre_tokenize_str
-    clean = trainer.normalizer.normalize_str
-    words = collections.Counter()
-    for text in texts:
-        words.update(word for word, _ in split(clean(text)))
     characters, in_words = collections.Counter(), set()  # Chinese ones each stand alone
     for word, count in words.items():
         for character in word:
@@ -181,11 +183,16 @@ def train_wordpiece(texts: Iterable[str], vocabulary_size: int, folder: epath.Pa
     Tokenizer(backend, dict(zip(SPECIAL_TOKENS, special, strict=True)), str(folder)).save(folder)
 
 
-def _repeated(words: collections.Counter[str], block: int = 10_000) -> Iterable[str]:
+def _repeated(words: Mapping[str, int], block: int = 10_000) -> Iterable[str]:
     """Texts in which each word stands as often as it was counted, none of them long."""
     for word, count in sorted(words.items()):
         for start in range(0, count, block):
             yield " ".join([word] * min(block, count - start))
+
+
+@functools.cache
+def _uncased() -> BertWordPieceTokenizer:
+    return BertWordPieceTokenizer(lowercase=True)
 
 
 def _wordpiece(path: epath.Path, config: dict[str, Any]) -> tokenizers.Tokenizer:

@@ -1,0 +1,90 @@
+"""The same data set by Apache Beam, in several processes, as by this machine alone."""
+
+import json
+import sys
+
+import pytest
+from conftest import ROOT
+
+from k3m_jax.data.building import build
+from k3m_jax.settings import UserError
+from tests.test_shards import arguments, everything, write_catalogue, write_regions
+
+PROCESSES = "--runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=2"
+
+
+def test_without_beam_it_is_said_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    monkeypatch.delitem(sys.modules, "k3m_jax.data.beam_building", raising=False)
+    with pytest.raises(UserError, match=r"pip install -r requirements-beam\.txt"):
+        build(arguments(tmp_path, tmp_path / "data", beam_options=PROCESSES))
+
+
+@pytest.fixture
+def beam_building(monkeypatch):
+    pytest.importorskip("apache_beam", reason="needs pip install -r requirements-beam.txt")
+    from k3m_jax.data import beam_building
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of Beam's own processes
+    monkeypatch.setattr(beam_building, "BLOCK_BYTES", 300)  # many blocks, lines across their ends
+    return beam_building
+
+
+def same(local, beam, rejects):
+    assert beam.info == local.info
+    assert beam.info.rejects == rejects
+    for split in local.info.products:
+        ids = [[item["id"] for item in s.source(split)] for s in (local, beam)]
+        assert ids[0] == ids[1]  # the order that a run shuffles is the same, too
+    for name in ("rejects.jsonl", "values.json", "tokenizer/tokenizer.json"):
+        assert (local.folder / name).read_text() == (beam.folder / name).read_text()
+    mine, theirs = everything(local), everything(beam)
+    assert mine.keys() == theirs.keys()
+    assert all(mine[key][1]["picture"] == theirs[key][1]["picture"] for key in mine)
+    assert [p.name for p in beam.folder.parent.parent.parent.iterdir()] == ["k3m_products"]
+
+
+@pytest.mark.slow  # Beam starts its processes for each of the two passes
+def test_processes_of_beam_make_the_same_data_set(beam_building, tmp_path):
+    rejects = write_catalogue(tmp_path / "in")
+    lines = (tmp_path / "in/products.jsonl").read_text().splitlines()
+    lines += ["", *(json.dumps({"id": "item-9", "title": str(i)}) for i in range(3))]
+    (tmp_path / "in/products.jsonl").write_text("\ufeff" + "\n".join(lines))
+    kept = {"shards": 3, "vocabulary_size": 120, "valid_fraction": 0.5}
+    local = build(arguments(tmp_path / "in", tmp_path / "local", **kept))
+    beam = build(arguments(tmp_path / "in", tmp_path / "beam", **kept, beam_options=PROCESSES))
+    same(local, beam, rejects | {"repeated_id": 4})
+    assert (local.codebook.centres == beam.codebook.centres).all()
+    assert 1 < len(list(beam.folder.glob("*-train.array_record*"))) <= 3
+
+
+@pytest.mark.slow
+def test_regions_and_several_files(beam_building, tmp_path):
+    (tmp_path / "in").mkdir()
+    for split, count in (("train", 9), ("valid", 5)):
+        rows = [
+            f"{split}{i % 7}\ttitle {i}\turl\tcolor#:#c{i % 2}#;#for#:#tea\tcups"
+            for i in range(count)
+        ]
+        (tmp_path / "in" / f"{split}.tsv").write_text("\n".join(["x", *rows]) + "\n")
+    ids = [f"train{i}" for i in range(6)] + ["item-12", "valid0"]
+    write_regions(tmp_path / "regions.tsv", ids)
+    given = {
+        "format": "release",
+        "front_end": "regions",
+        "region_features": str(tmp_path / "regions.tsv"),
+        "top_classes": 3,
+        "vocabulary_size": 60,
+    }
+    local = build(arguments(tmp_path / "in", tmp_path / "local", **given))
+    options = "--runner=DirectRunner"
+    beam = build(arguments(tmp_path / "in", tmp_path / "beam", **given, beam_options=options))
+    same(local, beam, {"wrong_columns": 2, "repeated_id": 2})
+    mine, theirs = everything(local), everything(beam)
+    assert (mine["train3"][1]["features"] == theirs["train3"][1]["features"]).all()
+
+
+def test_mistakes_are_named(beam_building, tmp_path):
+    write_catalogue(tmp_path / "in")
+    with pytest.raises(UserError, match=r"--beam_options: .*NoRunner"):
+        build(arguments(tmp_path / "in", tmp_path / "data", beam_options="--runner=NoRunner"))
