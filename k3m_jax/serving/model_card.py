@@ -75,9 +75,9 @@ pipeline_tag: feature-extraction
 ---
 # K3M: one vector per product
 
-Embeds a product as {s.model.text.width} numbers from its {picture}; its title ({s.lengths.title} \
-tokens); and its knowledge, (property, value) triples ({s.lengths.knowledge} tokens, \
-{s.lengths.triples} triples at most). Any of the three may be missing. {facts.parameters:,} \
+Embeds a product as {s.model.text.width} numbers from its {picture}; its title, {s.lengths.title} \
+tokens at most; and its knowledge, (property, value) triples, {s.lengths.triples} of them and \
+{s.lengths.knowledge} tokens at most. Any of the three may be missing. {facts.parameters:,} \
 parameters, float32; activations in {s.model.dtype}."""
 
 
