@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from exported import every_pattern, export, tiny_model, tiny_params
-from products import jpeg, tokenizer
+from products import tokenizer
 from transformers import AutoTokenizer
 
 from k3m_jax.model.weights_file import flat
@@ -22,12 +22,6 @@ V1 = ROOT / "tests" / "golden" / "export_v1"
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     return export(tmp_path_factory.mktemp("export") / "model", tiny_model(), card="# A model\n")
-
-
-def test_three_lines_embed_a_product(exported):
-    model = from_pretrained(exported)
-    made = model.record("1", title="red thing", triples=[("colour", "red")], picture=jpeg(1))
-    assert model.embed([made] * 2).shape == (2, 32)
 
 
 def test_parameters_and_settings_come_back(exported):

