@@ -165,8 +165,8 @@ def test_pythons_that_do_not_run_or_are_too_old_are_passed_over(project):
 def test_scripts_pass_shellcheck():
     shellcheck = shutil.which("shellcheck")
     if not shellcheck:
-        pytest.skip("shellcheck is not installed")
-    scripts = [*ROOT.glob("launch/*.sh"), ROOT / ".ci" / "run"]
+        pytest.skip("shellcheck is not installed: pip install -r requirements-dev.txt")
+    scripts = [*ROOT.glob("launch/*.sh"), *ROOT.glob("launch/*.sbatch"), ROOT / ".ci" / "run"]
     done = subprocess.run([shellcheck, "-x", *scripts], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
