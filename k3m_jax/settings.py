@@ -228,6 +228,18 @@ class Mesh:
 
 
 @dataclasses.dataclass(frozen=True)
+class Distributed:
+    """Several processes that train as one."""
+
+    # auto: as the cluster says (TPU pods, Slurm, Open MPI, Kubernetes), one process where there is
+    # none; off: one process; or HOST:PORT, where process 0 listens and all the others find it.
+    coordinator: str = "auto"
+    processes: Amount = 0  # with HOST:PORT: how many there are …
+    process: Amount = 0  # … and which of them this is
+    timeout: Count = 600  # seconds: what takes longer, a step or a compilation, is taken to hang
+
+
+@dataclasses.dataclass(frozen=True)
 class Debug:
     """Switches for finding a fault on one host."""
 
@@ -251,6 +263,7 @@ class Settings:
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     mesh: Mesh = Mesh()
+    distributed: Distributed = Distributed()
     debug: Debug = Debug()
 
     @classmethod
@@ -377,6 +390,25 @@ def _check(s: Settings) -> None:
         )
     if list(dataclasses.astuple(s.mesh)).count(-1) > 1:
         raise UserError("mesh: only one axis can be -1")
+    _check_distributed(s.distributed)
+
+
+def _check_distributed(d: Distributed) -> None:
+    if d.coordinator in ("auto", "off"):
+        if d.processes or d.process:
+            raise UserError(
+                f"distributed.coordinator is {d.coordinator}: distributed.processes and "
+                "distributed.process are for HOST:PORT alone"
+            )
+        return
+    host, _, port = d.coordinator.rpartition(":")
+    if not (host and port.isdecimal()):
+        raise UserError(f"distributed.coordinator: {d.coordinator!r} is not auto, off or HOST:PORT")
+    if d.process >= d.processes:
+        raise UserError(
+            f"distributed.process {d.process} is not one of distributed.processes {d.processes}, "
+            "which count from 0"
+        )
 
 
 def _check_ranges(group: Any, prefix: str = "") -> None:

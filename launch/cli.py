@@ -8,7 +8,7 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from k3m_jax.settings import Settings, UserError
+from k3m_jax.settings import Distributed, Settings, UserError
 
 EXIT_USER_ERROR = 2
 
@@ -35,6 +35,15 @@ def read_settings(config: flags.FlagHolder) -> Settings:
         path = config_flags.get_config_filename(flags.FLAGS[config.name])
         raise UserError(f"--{config.name}={path}: there is no such file")
     return Settings.from_config(config.value)
+
+
+def read_distributed(group: flags.FlagHolder) -> Distributed:
+    """The settings of a `config_flags.DEFINE_config_dict` flag that is a `distributed` alone.
+
+    Raises:
+      UserError: what `Settings.from_config` says of it.
+    """
+    return Settings.from_config({"distributed": group.value.to_dict()}).distributed
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

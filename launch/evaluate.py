@@ -4,22 +4,23 @@
 
 Prints a table with the floor of each metric, and writes into the run's folder, for a split called
 valid: evaluation-valid.json, evaluation-valid.md (the same table) and curves.png (losses and rates
-of training and held-out products).
+of training and held-out products). Several processes measure as one: docs/distributed.md.
 """
 
 import dataclasses
-import json
 import pathlib
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from k3m_jax.data.pipeline import open_inputs
 from k3m_jax.evaluation.curves import draw_curves
 from k3m_jax.evaluation.evaluator import make_evaluator
 from k3m_jax.evaluation.report import Report
 from k3m_jax.model.network import Network
+from k3m_jax.parallel import distributed
 from k3m_jax.parallel.mesh import AXES, make_mesh
-from k3m_jax.settings import Mesh, Settings, UserError
+from k3m_jax.settings import Mesh, Settings, UserError, default_config
 from k3m_jax.training.checkpoints import load_meta, load_params
 from k3m_jax.training.metrics import METRICS, read_metrics
 from launch import cli
@@ -30,6 +31,7 @@ SPLIT = flags.DEFINE_string("split", "", "split to measure; the run's data.valid
 SOURCES = flags.DEFINE_list("sources", [], "shards to measure on; the run's data.sources if empty")
 TOKENIZER = flags.DEFINE_string("tokenizer", "", "folder of the run's tokenizer, if it has moved")
 MESH = flags.DEFINE_list("mesh", [], "sizes of the axes data,fsdp,tensor; the run's if empty")
+DISTRIBUTED = config_flags.DEFINE_config_dict("distributed", default_config().distributed)
 
 
 def adapted(settings: Settings) -> Settings:
@@ -57,22 +59,20 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # of Orbax, which tells of each file it reads
     workdir, which = pathlib.Path(WORKDIR.value), CHECKPOINT.value
     which = int(which) if which.isdecimal() else which
-    meta = load_meta(workdir, which)
-    settings = adapted(Settings.from_config(meta.settings))
-    inputs = open_inputs(settings.data)
-    if inputs.tokenizer.fingerprint != meta.vocabulary:
-        raise UserError(f"--tokenizer: another vocabulary than that of the run in {workdir}")
-    settings = inputs.resolve(settings)
-    mesh, network = make_mesh(settings.mesh), Network(settings)
-    params, step = load_params(workdir, which, network, mesh)
-    measured = make_evaluator(network, mesh, inputs).measure(params)
-    split = settings.data.valid_split
-    report, name = Report.of(measured, step, split), f"evaluation-{split}"
-    (workdir / f"{name}.json").write_text(json.dumps(report.json(), indent=1) + "\n")
-    (workdir / f"{name}.md").write_text(report.markdown(), encoding="utf-8")
-    draw_curves(read_metrics(workdir / METRICS), workdir / "curves.png")
-    print(report.text())
-    print(f"\nwritten: {name}.json, {name}.md and curves.png in {workdir}")
+    with distributed.joined(cli.read_distributed(DISTRIBUTED)):
+        meta = load_meta(workdir, which)
+        settings = adapted(Settings.from_config(meta.settings))
+        inputs = open_inputs(settings.data)
+        if inputs.tokenizer.fingerprint != meta.vocabulary:
+            raise UserError(f"--tokenizer: another vocabulary than that of the run in {workdir}")
+        mesh, network = make_mesh(settings.mesh), Network(inputs.resolve(settings))
+        params, step = load_params(workdir, which, network, mesh)
+        measured = make_evaluator(network, mesh, inputs).measure(params)
+        if distributed.leads():
+            report = Report.of(measured, step, settings.data.valid_split)
+            written = report.write(workdir)
+            draw_curves(read_metrics(workdir / METRICS), workdir / "curves.png")
+            print(f"{report.text()}\n\nwritten: {', '.join(written)}, curves.png in {workdir}")
 
 
 if __name__ == "__main__":

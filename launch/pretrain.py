@@ -6,6 +6,9 @@
 FOLDER is what launch.build_shards wrote. `--config=configs/quickstart.py:debug` is the same, tiny.
 docs/configuration.md has all settings.
 
+Several processes train as one where the cluster says so or --config.distributed.coordinator does
+(docs/distributed.md).
+
 Exit codes: 0 finished; 2 a mistake in the command, told in one line; 75 told to stop (SIGTERM or
 Ctrl-C): the state is saved, run the same command again.
 """
@@ -20,6 +23,7 @@ from ml_collections import config_flags
 from k3m_jax.data.pipeline import open_inputs, train_batches
 from k3m_jax.evaluation.evaluator import make_evaluator
 from k3m_jax.model.network import Network
+from k3m_jax.parallel import distributed
 from k3m_jax.parallel.mesh import make_mesh, process_block
 from k3m_jax.training import debugging
 from k3m_jax.training.checkpoints import Checkpoints, Meta
@@ -40,30 +44,33 @@ def main(argv: list[str]) -> int | None:
     logging.set_verbosity(logging.WARNING)  # of Orbax, which tells of each file it writes
     workdir, settings = pathlib.Path(WORKDIR.value), cli.read_settings(CONFIG)
     debugging.apply(settings.debug)
-    inputs = open_inputs(settings.data)
-    settings = inputs.resolve(settings)
-    mesh, network = make_mesh(settings.mesh), Network(settings)
-    shard, shards = process_block(mesh)
-    meta = Meta.of(
-        settings,
-        [each.info.fingerprint for each in inputs.shard_sets],
-        inputs.tokenizer.fingerprint,
-    )
-    with contextlib.closing(Checkpoints(workdir, meta, settings.training.keep)) as checkpoints:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(distributed.joined(settings.distributed))
+        inputs = open_inputs(settings.data)
+        settings = inputs.resolve(settings)
+        mesh, network = make_mesh(settings.mesh), Network(settings)
+        shard, shards = process_block(mesh)
+        meta = Meta.of(
+            settings,
+            [each.info.fingerprint for each in inputs.shard_sets],
+            inputs.tokenizer.fingerprint,
+        )
+        checkpoints = Checkpoints(workdir, meta, settings.training.keep)
         finished = train(
             Program(network, mesh),
-            checkpoints,
+            stack.enter_context(contextlib.closing(checkpoints)),
             lambda step: train_batches(
                 settings, *inputs, start_step=step, shard=shard, shards=shards
             ),
             make_evaluator(network, mesh, inputs),
             workdir,
         )
-    if not finished:
+        leads = distributed.leads()
+    if leads and finished:
+        print(f"finished: {workdir}; next: python -m launch.evaluate --workdir={workdir}")
+    elif leads:
         print(f"stopped and saved in {workdir}: run the same command to go on", file=sys.stderr)
-        return EXIT_PREEMPTED
-    print(f"finished: {workdir}; next: python -m launch.evaluate --workdir={workdir}")
-    return None
+    return None if finished else EXIT_PREEMPTED
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def command(tmp_path_factory):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
-    def start(workdir, *more):
+    def start(workdir, *more, **options):
         return subprocess.Popen(
             [
                 sys.executable, "-m", "launch.pretrain",
@@ -46,6 +46,7 @@ def command(tmp_path_factory):
                 *more,
             ],
             cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+            **options,
         )  # fmt: skip
 
     return start
@@ -95,6 +96,21 @@ def test_killed_or_told_to_stop_the_same_command_goes_on_exactly(command, tmp_pa
     assert other.returncode == EXIT_USER_ERROR
     assert errors.strip().splitlines()[-1].startswith("error: ")
     assert "optimizer.learning_rate = 0.003, not 0.5" in errors
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_reaches_the_workers_too(command, tmp_path):
+    """They leave it to their parent, which saves and closes them."""
+    process = command(tmp_path, "--config.data.workers=2", start_new_session=True)
+    wait_for_step(tmp_path, 10, process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == EXIT_PREEMPTED, errors
+    assert "Traceback" not in errors
+    step = read_metrics(tmp_path / METRICS)[-1]["step"]
+    assert (tmp_path / "checkpoints" / str(step)).is_dir()
+    with pytest.raises(ProcessLookupError):  # nobody of the group is left
+        os.killpg(process.pid, 0)
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from k3m_jax.data.links import LinkTable
 from k3m_jax.data.regions import ReadRegions
 from k3m_jax.data.shards import ShardSet, open_shards
 from k3m_jax.data.tokenization import Tokenizer
+from k3m_jax.data.workers import leave_signals_to_parent
 from k3m_jax.settings import Data, Settings, UserError
 
 THREADS = 2  # that prepare batches; more would contend for the interpreter
@@ -123,7 +124,7 @@ def train_batches(
         if not flags.FLAGS.is_parsed():  # a notebook or a test; grain hands absl's flags to workers
             flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(
-            grain.MultiprocessingOptions(settings.data.workers, BATCHES_AHEAD)
+            grain.MultiprocessingOptions(settings.data.workers, BATCHES_AHEAD), _begin_worker
         )
     return TrainBatches(iter(batches), start_step)
 
@@ -237,6 +238,10 @@ class _LocalBatches(grain.MapDataset):
         seed = EVALUATION_SEED if self._answers else self._settings.seed
         batch = collate(examples, self._settings, rows[0] // self._group, seed)
         return batch | link_answers(examples) if self._answers else batch
+
+
+def _begin_worker(index: int, workers: int) -> None:
+    leave_signals_to_parent()
 
 
 _READING = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=BATCHES_AHEAD)

@@ -1,8 +1,9 @@
-"""One function over many inputs, in parallel processes, in order and in bounded memory."""
+"""Worker processes: one function over many inputs, in order and in bounded memory; their ends."""
 
 import collections
 import itertools
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -39,6 +40,18 @@ def ordered_map(function: Callable, inputs: Iterable, workers: int) -> Iterator:
             yield from pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def leave_signals_to_parent() -> None:
+    """For a worker whose parent ends in order when it is told to, and closes its workers then.
+
+    Ctrl-C comes to a terminal's whole group of processes, and schedulers send SIGTERM to all that a
+    job has started: a worker that died of it would take the parent's last batches with it. What
+    ends this worker is its parent, also where that is killed.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _install(function: Callable) -> None:

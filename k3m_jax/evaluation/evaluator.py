@@ -24,6 +24,7 @@ from k3m_jax.model.k3m import Outputs
 from k3m_jax.model.network import Network
 from k3m_jax.objectives import pretraining
 from k3m_jax.objectives.sums import Sum
+from k3m_jax.parallel import distributed
 from k3m_jax.parallel.mesh import process_block
 from k3m_jax.parallel.shardings import place_batch, replicated, use_mesh
 from k3m_jax.settings import UserError
@@ -129,7 +130,8 @@ class Evaluator:
         if self._links is None:
             self._links, self._floor = self._prepare()
         sums, embeddings = [], []
-        for batch in self._held_out():
+        for number, batch in enumerate(self._held_out()):
+            distributed.at(f"batch {number} of the held-out products")
             with use_mesh(self._mesh):
                 answer = self._apply(params, self._place(batch))
             for whole, part in zip((sums, embeddings), jax.device_get(answer), strict=True):
@@ -150,7 +152,8 @@ class Evaluator:
             out_shardings=replicated(self._mesh),
         )
         sums, questions = [], []
-        for batch in self._held_out():
+        for number, batch in enumerate(self._held_out()):
+            distributed.at(f"batch {number} of the held-out products, for the floors")
             sums.append(jax.device_get(answer(constant, self._place(batch))))
             questions.append(self._questions(batch))
         if not sums:

@@ -21,8 +21,9 @@ from k3m_jax.data.tokenization import Tokenizer
 from k3m_jax.evaluation.metrics import Ranks, ranks
 from k3m_jax.model.network import Network
 from k3m_jax.objectives.link_prediction import energy
+from k3m_jax.parallel import distributed
 from k3m_jax.parallel.mesh import data_shards
-from k3m_jax.parallel.shardings import batch_sharding, replicated, use_mesh
+from k3m_jax.parallel.shardings import batch_sharding, place_common, replicated, use_mesh
 
 CANDIDATES = 256  # encoded at a time
 PAIRS = 1 << 14  # (item, candidate) energies computed at a time
@@ -94,8 +95,8 @@ class LinkRanking:
         if not len(self.items):
             return self.majority
         everywhere = replicated(self._mesh)
-        c = jax.device_put(embeddings[self.items], everywhere)
-        p, v = (jax.device_put(x, everywhere) for x in self._encode_rows(params))
+        c = place_common(everywhere, embeddings[self.items])
+        p, v = (place_common(everywhere, x) for x in self._encode_rows(params))
         questions = np.arange(len(self.items))
         scores = [
             self._scores(c, p, v, chunk, self._true_rows[chunk])
@@ -134,13 +135,14 @@ class LinkRanking:
         self, c: jax.Array, p: jax.Array, v: jax.Array, questions: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
         """Negated energies of at most `_pairs` pairs."""
+        distributed.at("the ranking of links")
         indices = [self._spread(x.astype(np.int32), self._pairs) for x in (questions, rows)]
         return -np.asarray(self._energy(c, p, v, *indices))[: len(rows)]
 
     def _spread(self, x: np.ndarray, length: int) -> jax.Array:
         """`x` padded to `length`, a part on each device."""
         padding = [(0, length - len(x))] + [(0, 0)] * (x.ndim - 1)
-        return jax.device_put(np.pad(x, padding), batch_sharding(self._mesh))
+        return place_common(batch_sharding(self._mesh), np.pad(x, padding))
 
 
 class _Rows:

@@ -1,7 +1,9 @@
 """A measurement as a table: for a terminal, as Markdown, as JSON."""
 
 import dataclasses
+import json
 import math
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,6 +74,16 @@ class Report:
         return cls(
             tuple(rows), content["links_without_rival"], content["checkpoint"], content["split"]
         )
+
+    def write(self, folder: pathlib.Path) -> list[str]:
+        """Writes `evaluation-SPLIT.json` and `.md` into the folder; returns their names."""
+        texts = {
+            f"evaluation-{self.split}.json": json.dumps(self.json(), indent=1) + "\n",
+            f"evaluation-{self.split}.md": self.markdown(),
+        }
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        return list(texts)
 
     def text(self) -> str:
         """Aligned columns, with the notes below."""

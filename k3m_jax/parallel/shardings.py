@@ -15,7 +15,7 @@ import numpy as np
 from flax.linen.spmd import RulesFallback
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from k3m_jax.parallel.mesh import data_shards
+from k3m_jax.parallel.mesh import data_shards, process_block
 from k3m_jax.parallel.rules import BATCH_AXES, RULES
 from k3m_jax.settings import UserError
 
@@ -90,13 +90,13 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Rows of this process (all of them in a run of one) -> arrays of the whole batch.
+    """Rows of this process' block (`process_block`) -> arrays of the whole batch.
 
     Raises:
       UserError: the rows can't be cut into equal blocks.
     """
     sharding, shards = batch_sharding(mesh), data_shards(mesh)
-    rows = len(next(iter(batch.values()))) * jax.process_count()
+    rows = len(next(iter(batch.values()))) * process_block(mesh)[1]
     if rows % shards:
         raise UserError(
             f"a batch of {rows} rows can't be cut into {shards} equal blocks: change "
@@ -106,6 +106,11 @@ def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Ar
         name: jax.make_array_from_process_local_data(sharding, array)
         for name, array in batch.items()
     }
+
+
+def place_common(sharding: NamedSharding, array: np.ndarray) -> jax.Array:
+    """An array that all processes have, put where `sharding` says: no process asks the others."""
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def _is_box(leaf: Any) -> bool:

@@ -4,6 +4,7 @@ A checkpoint of step n (n steps done) has four parts: `params`; `progress`, the 
 `data`, where the input stands; `meta`, what the run is (settings, fingerprints, versions).
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -33,6 +34,7 @@ FREE = (
     "data.tokenizer",
     "data.workers",
     "debug.",
+    "distributed.",
     "evaluation.",
     "mesh.",
     "model.remat",
@@ -100,6 +102,8 @@ class Checkpoints:
             try:
                 state = self._restore(step, abstract_state)
             except (ValueError, FileNotFoundError, KeyError, TypeError) as error:
+                if jax.process_count() > 1:
+                    self._leave_out(step, error)
                 unreadable[step] = error
                 continue
             except OSError as error:
@@ -182,6 +186,21 @@ class Checkpoints:
                 f"{self._folder / str(step)}: the input stands at {data}, not at step {step}: "
                 "the checkpoint is not of this program; start in another --workdir"
             )
+
+    def _leave_out(self, step: int, error: Exception) -> None:
+        """Sets a checkpoint aside for the next start of several processes.
+
+        Others may have read their part of it and wait: no process can turn to an older one alone.
+        """
+        if step == min(self._manager.all_steps()):
+            return  # there is none to go on from
+        folder = self._folder / str(step)
+        with contextlib.suppress(FileNotFoundError):  # another process was here first
+            folder.rename(folder.with_name(f"unreadable-{step}"))
+        raise RuntimeError(
+            f"{folder} can't be read ({_first_line({step: error})}): set aside as "
+            f"unreadable-{step}; run the same command again to go on from an older checkpoint"
+        ) from error
 
     def _set_aside(self, unreadable: Mapping[int, Exception]) -> None:
         for step, error in unreadable.items():

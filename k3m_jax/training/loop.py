@@ -7,6 +7,7 @@ from typing import Protocol
 
 from k3m_jax.data.batch import Batch
 from k3m_jax.model.network import Params
+from k3m_jax.parallel import distributed
 from k3m_jax.settings import Training
 from k3m_jax.training.checkpoints import Checkpoints
 from k3m_jax.training.compilation import Program
@@ -48,7 +49,7 @@ def train(
       workdir: of metrics, events and profile.
 
     Returns:
-      False where the process was told to stop before the last step; its state is saved.
+      False where the run was told to stop before the last step; its state is saved.
 
     Raises:
       UserError: the checkpoints are of another run.
@@ -56,26 +57,33 @@ def train(
     training = program.network.settings.training
     with contextlib.ExitStack() as stack:
         preemption = stack.enter_context(watch_signals())
+        distributed.at("the newest checkpoint, which it restores")
         state = checkpoints.restore(program.abstract_state) or program.init()
-        step, stop = int(state.step), bool(preemption)
+        step = int(state.step)
+        stop = preemption.reached(step)
         report = stack.enter_context(contextlib.closing(Reporter(program, workdir, state)))
         profiler = stack.enter_context(contextlib.closing(ProfilerWindow(training, workdir)))
         batches = stack.enter_context(contextlib.closing(batches_from(step)))
         while step < training.steps and not stop:
+            distributed.at(f"the batch of step {step + 1}")
             with report.stopwatch.waiting():
                 batch = program.place(next(batches))
             profiler.before(step)
+            distributed.at(f"step {step + 1}")
             state, metrics = program.step(state, batch)
             profiler.after(step, metrics["loss"])
             step += 1
             report.dispatched(step, metrics)
-            stop = bool(preemption)
+            stop = preemption.reached(step)
             evaluation_due = _due(step, training, training.eval_every)
             if evaluation_due or stop or _due(step, training, training.checkpoint_every):
                 report.pause()  # what a checkpoint has seen must be written before it stands
                 loss = report.held_out(step, evaluate(state.params)) if evaluation_due else None
+                distributed.at(f"the checkpoint of step {step}")
                 checkpoints.save(step, state, batches.state, loss)
-                stop = bool(preemption)  # told meanwhile: this step is saved, no other is needed
+                # Told meanwhile: this step is saved, no other is needed.
+                stop = preemption.reached(step)
+        distributed.at("the last checkpoint")
         checkpoints.wait()
     return step == training.steps
 

@@ -1,36 +1,54 @@
 """Being told to stop: SIGTERM from a scheduler, Ctrl-C from a person."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
+
+import jax
+from jax.experimental import multihost_utils
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again to go on
 
 
 class Preemption:
-    """True once the process was told to stop."""
+    """Whether a run was told to stop."""
 
     def __init__(self):
-        self._told = False
+        self._told, self._several = False, jax.process_count() > 1
 
-    def __bool__(self) -> bool:
+    def reached(self, step: int) -> bool:
+        """Whether the run stops after `step` steps; to be asked after each of them.
+
+        One process stops after the step that it is in when it is told. Of several, one that is
+        told is enough, and all stop after the same step: jax's preemption service finds one that
+        none of them has passed.
+        """
+        if self._several:
+            return multihost_utils.reached_preemption_sync_point(step)
         return self._told
 
     def tell(self) -> None:
         """The run stops after the step that it is in."""
+        if self._several:
+            os.kill(os.getpid(), signal.SIGTERM)  # what jax's service listens to
         self._told = True
 
 
 @contextlib.contextmanager
 def watch_signals() -> Iterator[Preemption]:
-    """The first SIGTERM or SIGINT is only noted; a second one does what it always does."""
+    """The first SIGTERM or SIGINT is only noted; a second one does what it always does.
+
+    With several processes jax holds SIGTERM; any number of them is noted.
+    """
     preemption, before = Preemption(), {}
 
     def note(number: int, _) -> None:
-        preemption.tell()
         signal.signal(number, before[number])
+        preemption.tell()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    several = jax.process_count() > 1
+    for number in (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT):
         before[number] = signal.signal(number, note)
     try:
         yield preemption

@@ -4,11 +4,15 @@ import pathlib
 
 import jax
 
+from k3m_jax.parallel import distributed
 from k3m_jax.settings import Training
 
 
 class ProfilerWindow:
-    """Traces steps `profile_start` … + `profile_steps` into `profile/` of the run's folder."""
+    """Traces steps `profile_start` … + `profile_steps` into `profile/` of the run's folder.
+
+    Of several processes the leading one does: they all do the same.
+    """
 
     def __init__(self, training: Training, workdir: pathlib.Path):
         self._first = training.profile_start
@@ -17,7 +21,7 @@ class ProfilerWindow:
 
     def before(self, step: int) -> None:
         """Called before each step; opens the window, also for a run that resumes within it."""
-        if self._first <= step < self._after and not self._open:
+        if self._first <= step < self._after and not self._open and distributed.leads():
             jax.profiler.start_trace(self._folder)
             self._open = True
 

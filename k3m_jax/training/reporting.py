@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import jax
 import tqdm
 
+from k3m_jax.parallel import distributed
 from k3m_jax.training.compilation import Program
 from k3m_jax.training.metrics import MetricWriter
 from k3m_jax.training.state import State
@@ -26,11 +27,13 @@ class Reporter:
         self._training = program.network.settings.training
         step, self._skipped = int(state.step), int(state.skipped)
         self.stopwatch = Stopwatch(program.network.settings, list(program.mesh.devices.flat))
-        self._writer = MetricWriter(workdir, step)
+        # Metrics are the same in all processes; one of them writes.
+        self._writer = MetricWriter(workdir, step) if distributed.leads() else None
         self._bar = tqdm.tqdm(
             total=self._training.steps,
             initial=step,
             unit="step",
+            disable=self._writer is None,
             # A log file wants few lines, a terminal a lively bar.
             mininterval=0.5 if sys.stderr.isatty() else 20,
         )
@@ -43,9 +46,10 @@ class Reporter:
 
     def held_out(self, step: int, values: Mapping[str, float | None]) -> float | None:
         """Writes held-out numbers; returns their `loss`, if any."""
-        self._writer.metrics(step, "valid", values)
         loss = values.get("loss")
-        self._bar.write(f"step {step}: held-out loss {loss}", file=sys.stderr)
+        if self._writer:
+            self._writer.metrics(step, "valid", values)
+            self._bar.write(f"step {step}: held-out loss {loss}", file=sys.stderr)
         return loss
 
     def pause(self) -> None:
@@ -57,7 +61,8 @@ class Reporter:
         """Writes what is pending and closes the files."""
         self._flush()
         self._bar.close()
-        self._writer.close()
+        if self._writer:
+            self._writer.close()
 
     def _flush(self) -> None:
         """Waits for the last dispatched step and writes its metrics."""
@@ -65,8 +70,13 @@ class Reporter:
             return
         step, metrics = self._pending
         self._pending = None
+        distributed.at(f"step {step}")
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self.stopwatch.lap()
+        if self._writer:
+            self._write(step, values)
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
         self._bar.update()
         self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
         if values["skipped"] > self._skipped:

@@ -1,0 +1,130 @@
+"""A few steps of a run of several processes, down to the bits; runs as one of them by itself.
+
+    python -m tests.joint TASK HOST:PORT PROCESSES PROCESS MESH STEPS WORKDIR [TIMEOUT]
+
+TASK is look or run, MESH is data,fsdp,tensor. The leading process leaves in WORKDIR/found.npz what
+the task returned.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+
+from k3m_jax.data.pipeline import TrainBatches, train_batches
+from k3m_jax.model.network import Network
+from k3m_jax.parallel import distributed
+from k3m_jax.parallel.mesh import make_mesh, process_block
+from k3m_jax.parallel.shardings import place_batch, replicated
+from k3m_jax.settings import Distributed, Encoder, Interactor, Mesh, Settings, Training
+from k3m_jax.training.checkpoints import Checkpoints, Meta
+from k3m_jax.training.compilation import Program
+from tests.products import inputs, memory_shards, products, settings_for
+from tests.tiny import TINY
+
+FOUND = "found.npz"
+
+
+@functools.cache
+def given():
+    return inputs(memory_shards(products(40)))
+
+
+@functools.cache
+def settings() -> Settings:
+    """One layer of everything: a process has a step of its own to compile."""
+    layer = Encoder(layers=1, width=32, heads=4, mlp=64)
+    model = dataclasses.replace(
+        TINY.model,
+        text=layer,
+        image=layer,
+        interactor=Interactor(blocks=1, width=32, heads=4, image_mlp=64, text_mlp=64),
+    )
+    return settings_for(given(), model=model, training=Training(steps=6, batch=16))
+
+
+@contextlib.contextmanager
+def batches_from(step: int, mesh: jax.sharding.Mesh) -> Iterator[TrainBatches]:
+    shard, shards = process_block(mesh)
+    batches = train_batches(settings(), *given(), start_step=step, shard=shard, shards=shards)
+    with contextlib.closing(batches):
+        yield batches
+
+
+def gathered(mesh: jax.sharding.Mesh, tree):
+    """Everything of all processes, as NumPy."""
+    return jax.device_get(jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree))
+
+
+def digest(mesh: jax.sharding.Mesh, batch: Mapping[str, jax.Array]) -> str:
+    arrays = gathered(mesh, batch)
+    return hashlib.sha256(b"".join(arrays[name].tobytes() for name in sorted(arrays))).hexdigest()
+
+
+def look(mesh: Mesh, steps: int, workdir: pathlib.Path) -> dict[str, np.ndarray]:
+    """Digests of the whole batches, and a sum over each that goes through all devices."""
+    mesh = make_mesh(mesh)
+    total = jax.jit(lambda batch: batch["region_inputs"].astype(float).mean())
+    digests, means = [], []
+    with batches_from(0, mesh) as batches:
+        for _ in range(steps):
+            batch = place_batch(mesh, next(batches))
+            digests.append(digest(mesh, batch))
+            means.append(float(total(batch)))
+    return {"batches": np.array(digests), "means": np.array(means)}
+
+
+def run(mesh: Mesh, steps: int, workdir: pathlib.Path) -> dict[str, np.ndarray]:
+    """Goes on for `steps` steps from the folder's newest checkpoint, and leaves another.
+
+    Returns the step that it `first` took, parameters and optimizer's state when it had `begun` and
+    `ended`, each in one line, digests of the whole `batches`, and the `losses` and norms.
+    """
+    mesh, network = make_mesh(mesh), Network(settings())
+    program = Program(network, mesh)
+
+    def line(state):
+        leaves = jax.tree.leaves(gathered(mesh, (state.params, state.opt_state)))
+        return np.concatenate([np.ravel(leaf).astype(np.float32) for leaf in leaves])
+
+    meta = Meta.of(network.settings, ["products"], "words")
+    digests, losses = [], []
+    with contextlib.closing(Checkpoints(workdir, meta, keep=9)) as checkpoints:
+        state = checkpoints.restore(program.abstract_state) or program.init()
+        first, begun = int(state.step), line(state)
+        with batches_from(first, mesh) as batches:
+            for _ in range(steps):
+                batch = program.place(next(batches))
+                digests.append(digest(mesh, batch))
+                state, metrics = program.step(state, batch)
+                losses.append([float(metrics["loss"]), float(metrics["gradient_norm"])])
+            if steps:
+                checkpoints.save(first + steps, state, batches.state)
+    return {
+        "first": np.array(first),
+        "begun": begun,
+        "batches": np.array(digests),
+        "losses": np.array(losses),
+        "ended": line(state),
+    }
+
+
+def main() -> None:
+    task, address, processes, process, mesh, steps, workdir, *timeout = sys.argv[1:]
+    timeout = int(timeout[0]) if timeout else Distributed.timeout
+    with distributed.joined(Distributed(address, int(processes), int(process), timeout)):
+        workdir = pathlib.Path(workdir)
+        sizes = Mesh(*map(int, mesh.split(",")))
+        found = {"look": look, "run": run}[task](sizes, int(steps), workdir)
+        if distributed.leads():
+            np.savez(workdir / FOUND, **found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+
+def start(body, seconds=60):
+    """A process that has a witness `w` and runs `body`."""
+    code = (
+        "import faulthandler, os, signal, time; from k3m_jax.parallel.witness import END, Witness; "
+        f"faulthandler.enable(); w = Witness({seconds}); w.name = 'process 1 of 4'; {body}"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_death_is_told_with_its_place():
+    process = start("w.at('step 6'); w.at('step 7'); os.kill(os.getpid(), signal.SIGKILL)")
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL
+    assert errors.strip().splitlines() == [
+        "error: process 1 of 4 died at step 7: run the same command again to go on"
+    ]
+
+
+@pytest.mark.parametrize("end", ["w.at(END)", "w.at('step 7'); w.dismiss(); time.sleep(0.2)"])
+def test_an_end_in_order_is_not(end):
+    process = start(end)
+    assert process.communicate(timeout=30)[1] == ""
+    assert process.returncode == 0
+
+
+def test_one_that_hangs_is_ended_and_shows_its_stack():
+    process = start("w.at('step 7'); exec('def hang(): time.sleep(600)'); hang()", seconds=1)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGABRT
+    assert "error: process 1 of 4 stood at step 7 for 1 s" in errors
+    assert "in hang" in errors
+
+
+def test_one_that_is_stopped_is_ended_too():
+    process = start("w.at('step 7'); os.kill(os.getpid(), signal.SIGSTOP)", seconds=1)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL
+    assert "stood at step 7 for 1 s" in errors
+
+
+def test_one_that_moves_lives():
+    process = start("[(w.at(f'step {i}'), time.sleep(0.1)) for i in range(15)]; w.at(END)", 1)
+    assert process.communicate(timeout=30)[1] == ""
+
+
+def test_the_witness_outlives_signals_to_the_whole_group():
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import signal; from k3m_jax.parallel.witness import Witness; w = Witness(60)\n"
+            "w.at('step 7'); print('up', flush=True); signal.pause()",
+        ],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    process.stdout.readline()
+    time.sleep(0.5)  # the companion has started
+    os.killpg(process.pid, signal.SIGTERM)
+    assert "died at step 7" in process.communicate(timeout=30)[1]
