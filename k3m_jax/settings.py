@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import math
 import typing
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import ml_collections
@@ -42,6 +43,33 @@ Temperature = Annotated[float, Range(1e-3)]
 
 
 @dataclasses.dataclass(frozen=True)
+class Corruption:
+    """What is wrong with the items of a split: the robustness protocol (`data/corruption.py`).
+
+    T, I, M, TI and K are title, image, one of both, both, and knowledge; MR is missing and NR noise
+    (another product's).
+    """
+
+    setting: Literal["TMR", "IMR", "MMR", "TNR", "INR", "TINR", "MNR", "KMR", "KNR"] = "TMR"
+    rate: Share = 0.0  # of the items; 0 is none
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Of setting and per cent, as `str` writes them: TNR80. Raises UserError for any other."""
+        kinds = typing.get_args(cls.__annotations__["setting"])
+        setting, percent = text.rstrip("0123456789"), text[len(text.rstrip("0123456789")) :]
+        if setting not in kinds or not percent or int(percent) > 100:
+            raise UserError(
+                f"corruption {text!r}: one of {', '.join(kinds)} and the per cent of items is "
+                "expected, as in TNR80"
+            )
+        return cls(setting, int(percent) / 100)
+
+    def __str__(self) -> str:
+        return f"{self.setting}{100 * self.rate:.4g}" if self.rate else ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Data:
     """Where products come from."""
 
@@ -49,6 +77,8 @@ class Data:
     weights: tuple[Weight, ...] = ()  # of sources in training; () is by number of products
     train_split: str = "train"
     valid_split: str = "valid"
+    train_corruption: Corruption = Corruption()
+    valid_corruption: Corruption = Corruption()
     tokenizer: str = ""  # a Hugging Face tokenizer folder; "" is the one kept with the first source
     workers: Amount = 0  # worker processes that prepare batches; 0 is threads of this process
 
@@ -225,6 +255,17 @@ class Mesh:
     data: Axis = -1
     fsdp: Axis = 1
     tensor: Axis = 1
+
+    @classmethod
+    def parse(cls, sizes: Sequence[str]) -> Self:
+        """Of three numbers as text; raises UserError for anything else."""
+        try:
+            data, fsdp, tensor = map(int, sizes)
+        except ValueError as error:
+            raise UserError(
+                f"mesh {','.join(sizes)}: three numbers are expected, data,fsdp,tensor"
+            ) from error
+        return cls(data, fsdp, tensor)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,7 +79,7 @@ def test_prints_and_writes_the_table(run):
     [
         (["--checkpoint=7"], "no checkpoint of step 7, only of [0]"),
         (["--split=nowhere"], "in a split 'nowhere', only in"),
-        (["--mesh=1,1"], "--mesh=1,1: three numbers expected"),
+        (["--mesh=1,1"], "mesh 1,1: three numbers are expected"),
         (["--sources={folder}/others"], "--tokenizer: another vocabulary"),
     ],
 )

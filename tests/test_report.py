@@ -7,6 +7,7 @@ from PIL import Image
 from k3m_jax.evaluation.curves import draw_curves
 from k3m_jax.evaluation.evaluator import Answers, Measurement
 from k3m_jax.evaluation.report import LOSSES, RATES, Report
+from k3m_jax.settings import Corruption, Data
 
 
 def answers(share, items=100, asked=2.0):
@@ -22,7 +23,7 @@ FLOOR = {"mlm_accuracy": answers(0.1), "mlm_loss": answers(1), "link_mrr": answe
 
 @pytest.fixture
 def report():
-    return Report.of(Measurement(MODEL, FLOOR, WEIGHTS, 3), checkpoint=40, split="valid")
+    return Report.of(Measurement(MODEL, FLOOR, WEIGHTS, 3), 40, Data())
 
 
 def test_every_metric_has_a_row_also_where_nothing_was_asked(report):
@@ -57,9 +58,18 @@ def test_json_is_unrounded_and_strict(report):
     }  # fmt: skip
 
 
+def test_files_are_named_after_what_was_measured(report):
+    spoilt = Data(valid_split="test", valid_corruption=Corruption("TNR", 0.8))
+    assert report.name == "evaluation-valid"
+    spoilt = Report.of(Measurement(MODEL, FLOOR, WEIGHTS, 3), 40, spoilt)
+    assert spoilt.name == "evaluation-test-TNR80"
+    assert spoilt.json()["corruption"] == "TNR80"
+    assert "Step 40 on the split test, TNR80:" in spoilt.text()
+
+
 def test_a_diverged_model_is_shown_not_hidden():
     broken = {"mlm_accuracy": answers(0.0), "mlm_loss": Answers(np.full(4, np.nan), np.ones(4))}
-    report = Report.of(Measurement(broken, FLOOR, WEIGHTS, 0), checkpoint=1, split="valid")
+    report = Report.of(Measurement(broken, FLOOR, WEIGHTS, 0), 1, Data())
     assert "nan" in report.text()
     assert (
         json.loads(json.dumps(report.json(), allow_nan=False))["metrics"]["mlm_loss"]["value"]

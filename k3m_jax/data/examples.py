@@ -50,28 +50,26 @@ class Prepare:
 
     def __call__(self, record: Mapping[str, Any], rng: np.random.Generator) -> Example:
         """A record with `regions` (see `regions.ReadRegions`) -> its example."""
-        title, positions, targets = self._title(record["title"], rng)
+        # A stream for each, so that a title or picture that is missing changes nothing else.
+        title_rng, region_rng, link_rng = map(np.random.default_rng, rng.integers(2**63, size=3))
+        title, positions, targets = self._title(record["title"], title_rng)
         regions = record["regions"]
         boxes = regions.boxes if regions else np.zeros((0, 4), np.float32)
         asked, hidden = masking.mask_regions(
-            boxes, self._objectives.mom.rate, rng, training=self._training
+            boxes, self._objectives.mom.rate, region_rng, training=self._training
         )
 
         triples = list(zip(record["properties"], record["values"], strict=True))
         ids = [self._table.id(name, value) for name, value in triples]
-        question = links.ask(ids, self._table, self._objectives.lpm.negative_values, rng)
-        shown = triples
+        question = links.ask(ids, self._table, self._objectives.lpm.negative_values, link_rng)
+        shown = record.get("told", triples)
         if question:
             # Every copy of the asked pair goes, and whatever has the same tokens, or the answer
             # could be read off the knowledge text.
             answer = self._terms(self._table.pairs[question.target])
-            shown = [
-                triple
-                for triple, index in zip(triples, ids, strict=True)
-                if index != question.target and self._terms(triple) != answer
-            ]
+            shown = [triple for triple in shown if self._terms(triple) != answer]
         if self._training:
-            shown = [shown[i] for i in rng.permutation(len(shown))]
+            shown = [shown[i] for i in link_rng.permutation(len(shown))]
         return Example(
             record=record,
             title=title,

@@ -16,13 +16,14 @@ from absl import flags
 from k3m_jax.data.batch import Batch
 from k3m_jax.data.collation import collate, link_answers
 from k3m_jax.data.compatibility import check, classes, has_pictures
+from k3m_jax.data.corruption import CorruptedSource
 from k3m_jax.data.examples import Example, Prepare
 from k3m_jax.data.links import LinkTable
 from k3m_jax.data.regions import ReadRegions
 from k3m_jax.data.shards import ShardSet, open_shards
 from k3m_jax.data.tokenization import Tokenizer
 from k3m_jax.data.workers import leave_signals_to_parent
-from k3m_jax.settings import Data, Settings, UserError
+from k3m_jax.settings import Corruption, Data, Settings, UserError
 
 THREADS = 2  # that prepare batches; more would contend for the interpreter
 BATCHES_AHEAD = 4  # prepared before they are asked for, by threads or by each worker process
@@ -172,7 +173,7 @@ def train_items(
     for shards in shard_sets:
         if not shards.info.products.get(split):
             raise UserError(f"data.train_split: {shards.folder} has no items in a split {split!r}")
-    sources = _sources(settings, shard_sets, split)
+    sources = _sources(settings, shard_sets, split, settings.data.train_corruption, settings.seed)
     weights = settings.data.weights or [len(source) for source in sources]
     mixed = [
         # Each source has a seed of its own, or sources of one length would share an order.
@@ -195,7 +196,8 @@ def eval_items(
     """The examples of a held-out split, `settings.evaluation.products` at most, in stored order."""
     check(settings, shard_sets)
     split = split or settings.data.valid_split
-    sources = _sources(settings, shard_sets, split)
+    corruption = settings.data.valid_corruption
+    sources = _sources(settings, shard_sets, split, corruption, EVALUATION_SEED)
     if not sources:
         names = ", ".join(sorted({name for shards in shard_sets for name in shards.info.products}))
         raise UserError(
@@ -259,9 +261,13 @@ def _block(settings: Settings, key: str, batch: int, shard: int, shards: int) ->
 
 
 def _sources(
-    settings: Settings, shard_sets: Sequence[ShardSet], split: str
+    settings: Settings,
+    shard_sets: Sequence[ShardSet],
+    split: str,
+    corruption: Corruption,
+    seed: int,
 ) -> list[grain.MapDataset]:
-    """The records of each source that has any in the split, their pictures read.
+    """The records of each source that has any in the split, corrupted, their pictures read.
 
     Patches have the classes of one codebook in all sources: that of the first with pictures.
     """
@@ -272,7 +278,10 @@ def _sources(
         if shards.info.products.get(split):
             same = own is None or np.array_equal(own.centres, common.centres)
             read = ReadRegions(settings.image, None if same else common)
-            sources.append(grain.MapDataset.source(shards.source(split)).map(read))
+            source = shards.source(split)
+            if corruption.rate:
+                source = CorruptedSource(source, corruption, seed)
+            sources.append(grain.MapDataset.source(source).map(read))
     return sources
 
 

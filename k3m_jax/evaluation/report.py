@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from k3m_jax import settings
 from k3m_jax.evaluation.evaluator import Measurement
 from k3m_jax.evaluation.metrics import interval
 
@@ -55,12 +56,19 @@ class Report:
     links_without_rival: int
     checkpoint: int  # step
     split: str
+    corruption: str = ""  # of the split's items, as `settings.Corruption` writes it; "" is none
 
     @classmethod
-    def of(cls, measured: Measurement, checkpoint: int, split: str) -> "Report":
-        """The table of a measurement."""
+    def of(cls, measured: Measurement, checkpoint: int, data: settings.Data) -> "Report":
+        """The table of a measurement on what `data` calls held out."""
         rows = tuple(_row(measured, metric) for metric in RATES | LOSSES)
-        return cls(rows, measured.links_without_rival, checkpoint, split)
+        split, corruption = data.valid_split, str(data.valid_corruption)
+        return cls(rows, measured.links_without_rival, checkpoint, split, corruption)
+
+    @property
+    def name(self) -> str:
+        """What the report's files are called: evaluation-valid, evaluation-valid-TNR80."""
+        return "-".join(filter(None, ("evaluation", self.split, self.corruption)))
 
     @classmethod
     def of_json(cls, content: Mapping[str, Any]) -> "Report":
@@ -71,15 +79,14 @@ class Report:
             row = Row(metric, told["value"], spread, told["floor"], told["questions"])
             # A value that is no number was written as None.
             rows.append(row if told["value"] is not None else Row(metric))
-        return cls(
-            tuple(rows), content["links_without_rival"], content["checkpoint"], content["split"]
-        )
+        told = (content[k] for k in ("links_without_rival", "checkpoint", "split", "corruption"))
+        return cls(tuple(rows), *told)
 
     def write(self, folder: pathlib.Path) -> list[str]:
-        """Writes `evaluation-SPLIT.json` and `.md` into the folder; returns their names."""
+        """Writes `name`.json and .md into the folder; returns what they are called."""
         texts = {
-            f"evaluation-{self.split}.json": json.dumps(self.json(), indent=1) + "\n",
-            f"evaluation-{self.split}.md": self.markdown(),
+            f"{self.name}.json": json.dumps(self.json(), indent=1) + "\n",
+            f"{self.name}.md": self.markdown(),
         }
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
@@ -130,12 +137,14 @@ class Report:
         return {
             "checkpoint": self.checkpoint,
             "split": self.split,
+            "corruption": self.corruption,
             "metrics": metrics,
             "links_without_rival": self.links_without_rival,
         }
 
     def _title(self) -> str:
-        return f"Step {self.checkpoint} on the split {self.split}"
+        corrupted = f", {self.corruption}" if self.corruption else ""
+        return f"Step {self.checkpoint} on the split {self.split}{corrupted}"
 
     def _notes(self) -> list[str]:
         notes = [

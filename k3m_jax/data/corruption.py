@@ -1,0 +1,114 @@
+"""The robustness protocol: modalities that are missing, or are another product's.
+
+The names and rates of the first seven settings are the paper's figures' (K3M, ACM MM 2021, Figs 3
+and 4); how a mixed setting is split is recalled of it, the rest is a choice of ours, KMR and KNR
+among it. What happens to an item is a function of the seed, the setting, the rate and the item
+alone: it draws one number and is corrupted where that is less than the rate, so that what is
+corrupted at one rate is corrupted, in the same way, at every higher one.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from k3m_jax.settings import Corruption, UserError
+
+# What of a record tells a modality. Knowledge is what the model is *told*: the facts about the item
+# stay, for they are what it is asked about.
+MODALITIES = {
+    "title": ("title",),
+    "image": ("picture", "class_ids", "boxes", "features", "class_probs"),
+    "knowledge": ("told",),
+}
+DRAWS = 100  # of a donor, before all items are gone through
+
+
+class Protocol(NamedTuple):
+    """What a setting does to an item that it corrupts."""
+
+    noisy: bool  # takes another product's, instead of nothing
+    choices: tuple[tuple[str, ...], ...]  # of modalities, equally likely
+
+
+PROTOCOL = {
+    "TMR": Protocol(False, (("title",),)),
+    "IMR": Protocol(False, (("image",),)),
+    "MMR": Protocol(False, (("title",), ("image",))),
+    "TNR": Protocol(True, (("title",),)),
+    "INR": Protocol(True, (("image",),)),
+    "TINR": Protocol(True, (("title", "image"),)),
+    "MNR": Protocol(True, (("title",), ("image",), ("title", "image"))),
+    "KMR": Protocol(False, (("knowledge",),)),
+    "KNR": Protocol(True, (("knowledge",),)),
+}
+
+
+class CorruptedSource(Sequence):
+    """The items of a source (see `shards.ProductSource`) as the model is to see them; pickles.
+
+    Each has `told`, the triples [(property, value)] that the model may read; `properties` and
+    `values` are still the item's own.
+    """
+
+    def __init__(self, source: Sequence[Mapping[str, Any]], corruption: Corruption, seed: int):
+        self._source, self._seed = source, seed
+        self._setting, self._rate = corruption.setting, corruption.rate
+        self._protocol = PROTOCOL[corruption.setting]
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Raises UserError where no other product has what is to be taken from one."""
+        record = _with_told(self._source[index])
+        rng = _generator(self._seed, self._setting, record["id"])
+        # Drawn whatever the rate, and in this order: a higher rate changes nothing else.
+        corrupted = rng.random() < self._rate
+        choices = self._protocol.choices
+        modalities = choices[rng.integers(len(choices))]
+        if not corrupted:
+            return record
+        donor = self._donor(record, modalities, rng) if self._protocol.noisy else None
+        for modality in modalities:
+            for key in MODALITIES[modality]:
+                if key in record:
+                    record[key] = donor[key] if donor else record[key][:0]
+        return record
+
+    def __repr__(self) -> str:  # grain tells sources apart by it
+        how = f"{self._setting} at {self._rate}, seed {self._seed}"
+        return f"CorruptedSource({self._source!r}, {how})"
+
+    def _donor(
+        self, record: Mapping[str, Any], modalities: tuple[str, ...], rng: np.random.Generator
+    ) -> dict[str, Any]:
+        """An item of another product that has all of the modalities."""
+        for index in self._draws(rng):
+            donor = _with_told(self._source[index])
+            if donor["product"] != record["product"] and all(_has(donor, m) for m in modalities):
+                return donor
+        raise UserError(
+            f"{self._setting}: {record['id']} needs the {' and '.join(modalities)} of another "
+            f"product, and {self._source!r} has none: build shards of more products"
+        )
+
+    def _draws(self, rng: np.random.Generator) -> Iterator[int]:
+        """Some items by chance, then all of them."""
+        for _ in range(DRAWS):
+            yield int(rng.integers(len(self)))
+        yield from range(len(self))
+
+
+def _with_told(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {**record, "told": list(zip(record["properties"], record["values"], strict=True))}
+
+
+def _has(record: Mapping[str, Any], modality: str) -> bool:
+    return any(len(record.get(key, ())) for key in MODALITIES[modality])
+
+
+def _generator(seed: int, setting: str, item: str) -> np.random.Generator:
+    digest = hashlib.blake2b(f"{setting}/{item}".encode(), digest_size=16).digest()
+    return np.random.default_rng((seed, int.from_bytes(digest, "big")))
