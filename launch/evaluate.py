@@ -5,9 +5,8 @@
 
 Prints a table with the floor of each metric, and writes into the run's folder, for a split called
 valid: evaluation-valid.json, evaluation-valid.md (the same table) and curves.png (losses and rates
-of training and held-out products). The second form spoils the products first, here the titles of
-80 % of them (docs/robustness.md), and writes evaluation-valid-TNR80.json and .md. Several processes
-measure as one: docs/distributed.md.
+of training and held-out products). The second form spoils 80 % of the titles first, and names its
+files evaluation-valid-TNR80 (docs/robustness.md). Several processes: docs/distributed.md.
 """
 
 import dataclasses
