@@ -222,6 +222,7 @@ class Optimizer:
     eps: Magnitude = 1e-8
     weight_decay: Magnitude = 0.01  # not on biases and LayerNorm
     clip_norm: Magnitude = 1.0  # of the global gradient; 0 is no clipping
+    imported_rate: Magnitude = 1.0  # factor on the rate of parameters that `init_from` gave
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,6 +296,7 @@ class Settings:
     """Everything that a run is configured by."""
 
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
+    init_from: str = ""  # a folder of weights that a fresh run starts from; "" is from scratch
     data: Data = Data()
     lengths: Lengths = Lengths()
     image: Image = Image()
@@ -428,6 +430,11 @@ def _check(s: Settings) -> None:
         raise UserError(
             f"model.fusion.temperature_end {s.model.fusion.temperature_end} is more than "
             f"model.fusion.temperature_start {s.model.fusion.temperature_start}"
+        )
+    if s.optimizer.imported_rate != 1 and not s.init_from:
+        raise UserError(
+            f"optimizer.imported_rate is {s.optimizer.imported_rate}, but init_from names no "
+            "weights: name some, or leave optimizer.imported_rate at 1"
         )
     if list(dataclasses.astuple(s.mesh)).count(-1) > 1:
         raise UserError("mesh: only one axis can be -1")

@@ -64,6 +64,7 @@ def main(argv: list[str]) -> int | None:
             ),
             make_evaluator(network, mesh, inputs),
             workdir,
+            inputs.tokenizer,
         )
         leads = distributed.leads()
     if leads and finished:

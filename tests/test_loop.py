@@ -1,10 +1,12 @@
 import dataclasses
+import functools
 import os
 import signal
 
 import jax
 import numpy as np
 import pytest
+from products import tokenizer
 from tiny import TINY, tiny_program
 
 from k3m_jax.data.batch import random_batch
@@ -50,7 +52,8 @@ def run(folder, program=None, evaluate=evaluate, **events):
     program = program or tiny_program()
     checkpoints = Checkpoints(folder, Meta.of(program.network.settings, ["p"], "w"), keep=1)
     try:
-        return train(program, checkpoints, lambda step: Batches(step, at), evaluate, folder)
+        batches = functools.partial(Batches, events=at)
+        return train(program, checkpoints, batches, evaluate, folder, tokenizer())
     finally:
         checkpoints.close()
 
@@ -147,7 +150,7 @@ def test_a_refused_step_is_told(tmp_path, capsys):
 
     program = tiny_program()
     checkpoints = Checkpoints(tmp_path, Meta.of(TINY, ["p"], "w"), keep=1)
-    assert train(program, checkpoints, Broken, evaluate, tmp_path)
+    assert train(program, checkpoints, Broken, evaluate, tmp_path, tokenizer())
     checkpoints.close()
     skipped = [x["train/skipped"] for x in read_metrics(tmp_path / METRICS) if "train/skipped" in x]
     assert skipped == [0, *[1] * 9]

@@ -133,10 +133,27 @@ class Tokenizer:
         whole = json.dumps([sorted(self._vocabulary.items()), pipeline], sort_keys=True)
         return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
+    def difference(self, other: "Tokenizer") -> str:
+        """The first token that another tokenizer numbers otherwise, in words; "" if none is.
+
+        How texts are cut may differ: only what an id means is compared.
+        """
+        ours, theirs = self._vocabulary, other._vocabulary
+        for token in sorted(ours.keys() | theirs.keys(), key=lambda t: (ours.get(t, 1 << 31), t)):
+            if ours.get(token) != theirs.get(token):
+                here, there = (known.get(token, "absent") for known in (ours, theirs))
+                return f"{token!r} is {here} in {self._where}, {there} in {other._where}"
+        return ""
+
     def __reduce__(self):
         # Through text: the cache must not travel to worker processes, and settings such as
         # `encode_special_tokens` are not part of the library's own pickle.
         return _rebuild, (self._backend.to_str(), self._special, self._where)
+
+
+def holds_tokenizer(folder: epath.PathLike) -> bool:
+    """Whether there is something that `Tokenizer.load` opens."""
+    return any((epath.Path(folder) / name).exists() for name in ("tokenizer.json", "vocab.txt"))
 
 
 def count_words(texts: Iterable[str]) -> collections.Counter[str]:

@@ -18,13 +18,19 @@ from k3m_jax.model.network import Network, Params
 from k3m_jax.parallel.shardings import unbox
 from k3m_jax.settings import UserError
 
+WEIGHTS = "model.safetensors"  # what the file is called in a folder of ours
 META = "k3m_jax"  # the key of our meta in the file's own table of strings
+
+
+def path_name(path: tuple) -> str:
+    """The name of a parameter from its path in the tree, as jax gives it."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def flat(params: Params) -> dict[str, Any]:
     """A tree of parameters as {name: array}, in the tree's order."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    return {path_name(path): leaf for path, leaf in leaves}
 
 
 def nested(weights: Mapping[str, Any]) -> Params:
@@ -42,6 +48,12 @@ def nested(weights: Mapping[str, Any]) -> Params:
 def abstract_params(network: Network) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and dtype of each parameter of a model, by name."""
     return flat(unbox(jax.eval_shape(network.init_params, jax.random.key(0))))
+
+
+def check_empty(folder: pathlib.Path) -> None:
+    """Raises UserError where there is something already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--output: {folder} exists and is not empty: choose another folder")
 
 
 def write_weights(path: pathlib.Path, params: Params, meta: Mapping[str, Any]) -> None:
@@ -72,16 +84,28 @@ def fit(weights: Mapping[str, np.ndarray], network: Network, path: pathlib.Path)
     Raises:
       UserError: a name or a shape is not the model's; `path` is named.
     """
+    if lacking := abstract_params(network).keys() - weights.keys():
+        raise UserError(f"{path} lacks {len(lacking)} parameters, such as {min(lacking)}")
+    return nested(fit_some(weights, network, path))
+
+
+def fit_some(
+    weights: Mapping[str, np.ndarray], network: Network, path: pathlib.Path
+) -> dict[str, np.ndarray]:
+    """Weights as some of the parameters of a model, by name, in its dtypes.
+
+    Raises:
+      UserError: as `fit`, but a model may have more parameters.
+    """
     wanted = abstract_params(network)
-    for problem, names in (
-        ("lacks", wanted.keys() - weights.keys()),
-        ("has, unknown to the model,", weights.keys() - wanted.keys()),
-    ):
-        if names:
-            raise UserError(f"{path} {problem} {len(names)} parameters, such as {min(names)}")
-    for name, leaf in wanted.items():
-        if weights[name].shape != leaf.shape:
+    if unknown := weights.keys() - wanted.keys():
+        raise UserError(
+            f"{path} has, unknown to the model, {len(unknown)} of its {len(weights)} parameters, "
+            f"such as {min(unknown)}"
+        )
+    for name, array in weights.items():
+        if array.shape != wanted[name].shape:
             raise UserError(
-                f"{path}: {name} has the shape {weights[name].shape}, the model's is {leaf.shape}"
+                f"{path}: {name} has the shape {array.shape}, the model's is {wanted[name].shape}"
             )
-    return nested({name: weights[name].astype(leaf.dtype) for name, leaf in wanted.items()})
+    return {name: array.astype(wanted[name].dtype) for name, array in weights.items()}

@@ -27,14 +27,14 @@ from k3m_jax import settings
 from k3m_jax.data import pictures
 from k3m_jax.data.tokenization import Tokenizer
 from k3m_jax.model.network import Network, Params
-from k3m_jax.model.weights_file import fit, read_weights, write_weights
+from k3m_jax.model.weights_file import WEIGHTS, check_empty, fit, read_weights, write_weights
 from k3m_jax.serving import preprocess
 from k3m_jax.serving.functions import serialise, signatures
 from k3m_jax.serving.product_model import ProductModel
 from k3m_jax.settings import Settings, UserError
 
 FORMAT, VERSION = "k3m_jax", 1
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CONFIG, CARD = "config.json", "README.md"
 PREPROCESSOR, TOKENIZER = "preprocessor_config.json", "tokenizer.json"
 ARTEFACT = ".jax_export"
 
@@ -96,12 +96,6 @@ def write(
     partial.rename(folder.absolute())
 
 
-def check_empty(folder: pathlib.Path) -> None:
-    """Raises UserError where there is something already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--output: {folder} exists and is not empty: choose another folder")
-
-
 def from_pretrained(folder: pathlib.Path | str) -> ProductModel:
     """Opens a folder that `python -m launch.export` wrote.
 
@@ -143,9 +137,16 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def portable(chosen: Settings) -> Settings:
-    """Settings without what means nothing elsewhere: where the data lay, the mesh, the switches."""
+    """Settings without what means nothing elsewhere: where data and weights lay, the mesh, …"""
     nowhere = dataclasses.replace(chosen.data, sources=(), weights=(), tokenizer="", workers=0)
-    return dataclasses.replace(chosen, data=nowhere, mesh=settings.Mesh(), debug=settings.Debug())
+    return dataclasses.replace(
+        chosen,
+        init_from="",
+        data=nowhere,
+        optimizer=dataclasses.replace(chosen.optimizer, imported_rate=1.0),
+        mesh=settings.Mesh(),
+        debug=settings.Debug(),
+    )
 
 
 def picture_processing(image: settings.Image) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from k3m_jax.data.shards import ShardSet, open_shards
 from k3m_jax.data.tokenization import Tokenizer
 from k3m_jax.evaluation.report import Report
 from k3m_jax.model.network import Network
+from k3m_jax.model.weights_file import check_empty
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.serving import folder, model_card
 from k3m_jax.settings import Settings, UserError
@@ -41,7 +42,7 @@ def export_run(
       UserError: there is no such checkpoint or no tokenizer, the tokenizer is not the run's, or the
         folder is not empty.
     """
-    folder.check_empty(output)
+    check_empty(output)
     meta = load_meta(workdir, which)
     chosen = Settings.from_config(meta.settings)
     shard_sets = _at_hand(sources or chosen.data.sources)

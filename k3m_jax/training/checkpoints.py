@@ -56,6 +56,8 @@ class Meta:
     data: list[str]  # fingerprint of each source's records
     vocabulary: str  # fingerprint of the tokenizer
     versions: dict[str, str]  # of the packages that it runs on
+    # What the first parameters were taken from, `starting.Weights.origin`; None: from scratch.
+    imported: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, settings: Settings, data: Sequence[str], vocabulary: str) -> "Meta":
@@ -84,6 +86,10 @@ class Checkpoints:
             preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,  # of saves that were killed
         )
+
+    def began_from(self, origin: Mapping[str, Any]) -> None:
+        """Notes in the meta of a fresh run what its parameters were imported from."""
+        self._meta = dataclasses.replace(self._meta, imported=dict(origin))
 
     def restore(self, abstract_state: State) -> State | None:
         """The newest state that can be read; None in a fresh folder.
@@ -156,7 +162,8 @@ class Checkpoints:
         json = self._manager.restore(
             step, args=ocp.args.Composite(data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore())
         )
-        self._check(step, json.data, Meta(**json.meta))
+        meta = Meta(**json.meta)
+        self._check(step, json.data, meta)
         arrays = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -164,6 +171,7 @@ class Checkpoints:
                 progress=ocp.args.StandardRestore(_progress(abstract_state)),
             ),
         )
+        self._meta = dataclasses.replace(self._meta, imported=meta.imported)
         return State(params=arrays.params, **arrays.progress)
 
     def _check(self, step: int, data: Mapping[str, int], meta: Meta) -> None:

@@ -2,15 +2,18 @@
 
 import functools
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from k3m_jax.model.network import Network
+from k3m_jax.model.weights_file import flat, nested
 from k3m_jax.parallel import shardings
 from k3m_jax.parallel.mesh import data_shards
 from k3m_jax.settings import UserError
+from k3m_jax.training.optimizer import mark_imported
 from k3m_jax.training.state import State, init_state
 from k3m_jax.training.step import Metrics, train_step
 
@@ -44,10 +47,21 @@ class Program:
         # A step needs nothing from the host. Without jit, each operation brings its constants.
         self._guard = "allow" if network.settings.debug.disable_jit else "disallow"
 
-    def init(self) -> State:
-        """The state before the first step; the same for every mesh."""
+    def init(self, weights: Mapping[str, np.ndarray] = MappingProxyType({})) -> State:
+        """The state before the first step; the same for every mesh.
+
+        Args:
+          weights: of the parameters that do not begin at random, by name, in their own shapes;
+            every process has all of them.
+        """
         with shardings.use_mesh(self.mesh):
-            return self._init()
+            state = self._init()
+        params = flat(state.params)
+        for name, array in weights.items():
+            params[name] = shardings.place_common(params[name].sharding, array)
+        return state._replace(
+            params=nested(params), opt_state=mark_imported(state.opt_state, weights)
+        )
 
     def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process' rows -> the batch on the devices."""

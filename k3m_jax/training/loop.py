@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from k3m_jax.data.batch import Batch
+from k3m_jax.data.tokenization import Tokenizer
 from k3m_jax.model.network import Params
 from k3m_jax.parallel import distributed
 from k3m_jax.settings import Training
@@ -14,6 +15,7 @@ from k3m_jax.training.compilation import Program
 from k3m_jax.training.preemption import watch_signals
 from k3m_jax.training.profiling import ProfilerWindow
 from k3m_jax.training.reporting import Reporter
+from k3m_jax.training.starting import first_state
 
 Evaluate = Callable[[Params], Mapping[str, float | None]]
 
@@ -35,8 +37,9 @@ def train(
     batches_from: Callable[[int], Batches],
     evaluate: Evaluate,
     workdir: pathlib.Path,
+    tokenizer: Tokenizer,
 ) -> bool:
-    """Trains to the last step, from the newest checkpoint if there is one.
+    """Trains to the last step, from where `starting.first_state` says.
 
     Whatever happens at a step depends on the step alone, so that a run that was stopped anywhere
     and started again writes the same numbers as one that never stopped.
@@ -47,18 +50,19 @@ def train(
       batches_from: step -> the batches from that step on.
       evaluate: parameters -> held-out numbers; their `loss` says which checkpoint is best.
       workdir: of metrics, events and profile.
+      tokenizer: of the run, which that of `init_from` must agree with.
 
     Returns:
       False where the run was told to stop before the last step; its state is saved.
 
     Raises:
-      UserError: the checkpoints are of another run.
+      UserError: what `starting.first_state` raises.
     """
     training = program.network.settings.training
     with contextlib.ExitStack() as stack:
         preemption = stack.enter_context(watch_signals())
         distributed.at("the newest checkpoint, which it restores")
-        state = checkpoints.restore(program.abstract_state) or program.init()
+        state = first_state(program, checkpoints, tokenizer)
         step = int(state.step)
         stop = preemption.reached(step)
         report = stack.enter_context(contextlib.closing(Reporter(program, workdir, state)))

@@ -1,12 +1,19 @@
-"""AdamW with a decay mask, clipping of the global gradient, linear warm-up and linear decay."""
+"""AdamW with a decay mask, clipping of the global gradient, linear warm-up and linear decay.
 
-from typing import Any
+Parameters that were imported may have a rate of their own.
+"""
+
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from k3m_jax import settings
+from k3m_jax.model.weights_file import path_name
+from k3m_jax.parallel.shardings import place_common, unbox
 
 
 def learning_rate(optimizer: settings.Optimizer, steps: int, step: jax.Array) -> jax.Array:
@@ -34,11 +41,49 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
+class Marks(NamedTuple):
+    """Part of the optimizer's state, so that a resumed run need not ask what was imported."""
+
+    imported: Any  # in the tree of the parameters, a bool for each
+
+
+def scale_imported(rate: float) -> optax.GradientTransformation:
+    """Scales by `rate` what goes to the parameters that `mark_imported` names; before, to none."""
+
+    def init(params: Any) -> Marks:
+        return Marks(jax.tree.map(lambda _: jnp.bool_(False), unbox(params)))
+
+    def update(updates: Any, state: Marks, params: Any = None) -> tuple[Any, Marks]:
+        del params
+        return jax.tree.map(lambda u, m: jnp.where(m, rate * u, u), updates, state.imported), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def mark_imported(opt_state: Any, names: Collection[str]) -> Any:
+    """The optimizer's state with these parameters as the imported ones, if it minds them."""
+
+    def mark(path: tuple, old: jax.Array) -> jax.Array:
+        return place_common(old.sharding, np.asarray(path_name(path) in names))
+
+    return jax.tree.map(
+        lambda node: (
+            Marks(jax.tree_util.tree_map_with_path(mark, node.imported))
+            if isinstance(node, Marks)
+            else node
+        ),
+        opt_state,
+        is_leaf=lambda node: isinstance(node, Marks),
+    )
+
+
 def make_optimizer(optimizer: settings.Optimizer) -> optax.GradientTransformation:
     """Gradients -> AdamW's direction; the step scales it by minus the learning rate."""
     clip = [optax.clip_by_global_norm(optimizer.clip_norm)] if optimizer.clip_norm else []
+    rate = optimizer.imported_rate
     return optax.chain(
         *clip,
         optax.scale_by_adam(b1=optimizer.b1, b2=optimizer.b2, eps=optimizer.eps),
         optax.add_decayed_weights(optimizer.weight_decay, mask=decay_mask),
+        *([] if rate == 1 else [scale_imported(rate)]),
     )

@@ -1,0 +1,1 @@
+"""Parameters of other people's models: their names, and where each lies in ours."""

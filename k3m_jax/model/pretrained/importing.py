@@ -1,0 +1,128 @@
+"""Someone's weights as a folder that a run can start from: `init_from`.
+
+model.safetensors    parameters under our names, float32: those that the weights fill
+tokenizer.json, …    the tokenizer that they were trained with, where one is known
+"""
+
+import pathlib
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from k3m_jax.data.tokenization import Tokenizer, holds_tokenizer
+from k3m_jax.model.network import Network
+from k3m_jax.model.pretrained import bert, source, vilbert
+from k3m_jax.model.pretrained.name_map import Account, NameMap, Slot, read_tensors
+from k3m_jax.model.weights_file import (
+    WEIGHTS,
+    abstract_params,
+    check_empty,
+    flat,
+    nested,
+    write_weights,
+)
+from k3m_jax.settings import Settings, UserError
+
+
+class Format(NamedTuple):
+    """A kind of weights that can be imported."""
+
+    check_config: Callable[[pathlib.Path, Mapping[str, Any], Settings], None]
+    name_map: Callable[[Settings, Collection[str]], NameMap]
+
+
+FORMATS = {
+    "bert": Format(bert.check_config, bert.name_map),
+    "vilbert": Format(vilbert.check_config, vilbert.name_map),
+}
+
+
+class Imported(NamedTuple):
+    """What came of an import."""
+
+    params: dict[str, Any]  # nested, NumPy: those that the weights fill, no others
+    account: Account  # of the weights' names
+
+
+def read_params(format: str, folder: pathlib.Path, chosen: Settings) -> Imported:
+    """Parameters of the model of `chosen` (resolved settings) from a folder of weights.
+
+    Position tables are made to fit: a shorter one keeps the first rows; in a longer one, row i is
+    row i mod n of the n imported ones.
+
+    Raises:
+      UserError: the weights are of other sizes, or a name or a shape does not fit.
+    """
+    FORMATS[format].check_config(folder / source.CONFIG, source.read_config(folder), chosen)
+    tensors = source.read_folder(folder)
+    names = FORMATS[format].name_map(chosen, tensors)
+    wanted = abstract_params(Network(chosen))
+    filled = nested({slot.path: wanted[slot.path] for slot in names.slots.values()})
+    return Imported(*read_tensors(_resized(tensors, names.slots, chosen), names, filled))
+
+
+def import_weights(
+    format: str,
+    folder: pathlib.Path,
+    output: pathlib.Path,
+    chosen: Settings,
+    tokenizer: Tokenizer | None,
+) -> Imported:
+    """Writes a folder that `init_from` takes.
+
+    Args:
+      format: of `FORMATS`.
+      folder: of the weights: them, their config.json and, where there is one, their tokenizer.
+      output: must not exist, or be empty.
+      chosen: settings of the run that is to start from them.
+      tokenizer: of that run; None is the weights' own.
+
+    Raises:
+      UserError: as `read_params`; the tokenizers differ; there is something in `output`.
+    """
+    check_empty(output)
+    own = Tokenizer.load(folder) if holds_tokenizer(folder) else None
+    if own and tokenizer and (difference := tokenizer.difference(own)):
+        raise UserError(
+            f"the run's vocabulary is not that of {folder} ({difference}): set "
+            f"--config.data.tokenizer={folder}"
+        )
+    tokenizer = tokenizer or own
+    imported = read_params(format, folder, _resolved(chosen, folder, tokenizer))
+    output.mkdir(parents=True, exist_ok=True)
+    if tokenizer:
+        tokenizer.save(output)
+    origin = {"format": format, "source": folder.resolve().name}
+    origin["tensors"] = len(imported.account.used)
+    write_weights(output / WEIGHTS, imported.params, origin)
+    return imported
+
+
+def report(imported: Imported) -> str:
+    """What became of the names, in words."""
+    used, dead = imported.account
+    params = flat(imported.params)
+    size = sum(array.size for array in params.values())
+    return (
+        f"loaded {len(used)} tensors into {len(params)} parameters ({size:,} numbers); "
+        f"{len(dead)} known names without use{': ' if dead else ''}{', '.join(dead)}"
+    )
+
+
+def _resolved(chosen: Settings, folder: pathlib.Path, tokenizer: Tokenizer | None) -> Settings:
+    """Settings with the sizes that the data tell a run; the weights tell them where no data do."""
+    vocabulary = tokenizer.size if tokenizer else source.read_config(folder).get("vocab_size", 0)
+    return chosen.resolved(vocabulary=vocabulary, classes=chosen.image.classes or 1)
+
+
+def _resized(
+    tensors: Mapping[str, np.ndarray], slots: Mapping[str, Slot], chosen: Settings
+) -> dict[str, np.ndarray]:
+    rows = np.arange(chosen.model.positions)
+    return {
+        name: tensor[rows % len(tensor)]
+        if name in slots and slots[name].path.endswith("/position_table") and len(tensor)
+        else tensor
+        for name, tensor in tensors.items()
+    }

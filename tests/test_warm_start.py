@@ -1,0 +1,186 @@
+import dataclasses
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from exported import export, tiny_model, tiny_params
+from products import tokenizer
+from safetensors.numpy import save_file
+from tiny import tiny_program, tiny_settings
+
+from k3m_jax.data.batch import random_batch
+from k3m_jax.data.tokenization import Tokenizer
+from k3m_jax.model.weights_file import WEIGHTS, flat, nested, write_weights
+from k3m_jax.settings import UserError
+from k3m_jax.training.checkpoints import Checkpoints, Meta, load_meta
+from k3m_jax.training.optimizer import make_optimizer, mark_imported
+from k3m_jax.training.starting import first_state, read_init_from
+
+ORIGIN = {"format": "bert", "tensors": 37}
+
+
+@pytest.fixture(scope="module")
+def text_encoder():
+    """What an import might give: the text encoder alone, by name."""
+    every = flat(tiny_params(tiny_model()))
+    return {name: every[name] for name in every if name.startswith("text_encoder/")}
+
+
+@pytest.fixture(scope="module")
+def folder(text_encoder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("imported")
+    tokenizer().save(folder)
+    write_weights(folder / WEIGHTS, nested(text_encoder), ORIGIN)
+    return folder
+
+
+def warm(folder, rate=1.0, **model):
+    """Settings of a run that starts from a folder."""
+    plain = tiny_model().settings
+    return tiny_settings(
+        model=dataclasses.replace(plain.model, **model),
+        init_from=str(folder),
+        optimizer=dataclasses.replace(plain.optimizer, imported_rate=rate),
+    )
+
+
+@pytest.fixture
+def open_run(tmp_path):
+    """The first state of a run in one folder, and its checkpoints; closes those of the last."""
+    opened = []
+
+    def start(program):
+        while opened:
+            opened.pop().close()
+        meta = Meta.of(program.network.settings, ["p"], "w")
+        opened.append(Checkpoints(tmp_path / "run", meta, keep=1))
+        return first_state(program, opened[0], tokenizer()), opened[0]
+
+    yield start
+    while opened:
+        opened.pop().close()
+
+
+def save(checkpoints, state, step):
+    checkpoints.save(step, state, {"next_index": step})
+    checkpoints.wait()
+
+
+@pytest.mark.slow
+def test_resume_comes_before_init_from_and_this_before_scratch(
+    open_run, folder, text_encoder, tmp_path
+):
+    """With a rate of 0: what was imported stands still bit for bit, and all else moves."""
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    settings = warm(moved, rate=0.0)
+    program = tiny_program(settings)
+    scratch = flat(program.init().params)
+    state, checkpoints = open_run(program)
+    for name, array in flat(state.params).items():
+        np.testing.assert_array_equal(array, text_encoder.get(name, scratch[name]), name)
+    assert not np.array_equal(text_encoder["text_encoder/words"], scratch["text_encoder/words"])
+
+    batch = program.place(random_batch(settings, settings.training.batch))
+    state, _ = program.step(state, batch)
+    save(checkpoints, state, 1)
+    shutil.rmtree(moved)
+    state, checkpoints = open_run(program)
+    assert int(state.step) == 1
+    before = flat(jax.device_get(state.params))
+    state, _ = program.step(state, batch)
+    for name, array in flat(jax.device_get(state.params)).items():
+        assert np.array_equal(array, before[name]) == (name in text_encoder), name
+    # The resumed run still knows what it began from.
+    save(checkpoints, state, 2)
+    told = {"folder": str(moved), "parameters": len(text_encoder), **ORIGIN}
+    assert load_meta(tmp_path / "run", 2).imported == told
+
+
+def test_a_run_from_scratch_says_so(open_run, tmp_path):
+    state, checkpoints = open_run(tiny_program())
+    save(checkpoints, state, 0)
+    assert load_meta(tmp_path / "run").imported is None
+
+
+def test_an_exported_model_comes_whole(tmp_path):
+    model = export(tmp_path / "model", tiny_model())
+    weights = read_init_from(model, tiny_model(), tokenizer())
+    whole = flat(tiny_params(tiny_model()))
+    assert weights.arrays.keys() == whole.keys()
+    assert all(np.array_equal(weights.arrays[name], whole[name]) for name in whole)
+    assert weights.origin == {"folder": str(model), "parameters": len(whole), "step": 3}
+
+
+@pytest.mark.slow
+def test_on_any_mesh_weights_land_where_the_state_lies(folder, text_encoder):
+    program = tiny_program(warm(folder, rate=0.5), 2, 4, 1)
+    state = program.init(text_encoder)
+    placed = jax.tree.map(lambda x: x.sharding, state)
+    assert placed == jax.tree.map(lambda x: x.sharding, program.abstract_state)
+    assert not state.params["text_encoder"]["words"].sharding.is_fully_replicated
+    for name, array in text_encoder.items():
+        np.testing.assert_array_equal(flat(state.params)[name], array, name)
+
+
+def test_the_imported_rate_is_of_exactly_those_parameters():
+    """AdamW's direction, decay included, with a rate of their own and without."""
+    every = flat(tiny_params(tiny_model()))
+    names = ("text_encoder/words", "text_encoder/norm/bias", "absent", "mlm_head/norm/bias")
+    params = jax.device_put(nested({name: every[name] for name in names}))
+    directions = []
+    for rate in (1.0, 0.25):
+        optimizer = make_optimizer(warm("x", rate).optimizer)
+        state = mark_imported(optimizer.init(params), names[:2])
+        _, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+        direction, _ = optimizer.update(params, state, params)
+        directions.append(flat(direction))
+    for name in names:
+        factor = 0.25 if name in names[:2] else 1.0
+        np.testing.assert_array_equal(directions[1][name], factor * directions[0][name], name)
+
+
+def rewritten(change, text_encoder, folder, meta=ORIGIN):
+    weights = dict(text_encoder)
+    change(weights)
+    write_weights(folder / WEIGHTS, nested(weights), meta)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: w.update(more=np.zeros(2)), "unknown to the model, 1 of its .* such as more"),
+        (lambda w: (w.clear(), w.update(x=np.zeros(2))), "1 of its 1 parameters, such as x"),
+        (
+            lambda w: w.update({"text_encoder/words": np.zeros((7, 32))}),
+            r"text_encoder/words has the shape \(7, 32\)",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_told(change, said, text_encoder, tmp_path):
+    with pytest.raises(UserError, match=f"init_from: .*{said}"):
+        read_init_from(rewritten(change, text_encoder, tmp_path), tiny_model(), tokenizer())
+
+
+def test_a_folder_of_others_or_none_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"init_from: nowhere has no model\.safetensors"):
+        read_init_from(pathlib.Path("nowhere"), tiny_model(), tokenizer())
+    save_file({"bert.embeddings.LayerNorm.bias": np.zeros(3)}, tmp_path / WEIGHTS)
+    with pytest.raises(UserError, match=r"python -m launch\.import_weights"):
+        read_init_from(tmp_path, tiny_model(), tokenizer())
+
+
+def test_another_vocabulary_is_told(folder, tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "other"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    said = rf"vocabulary of .* set --config\.data\.tokenizer={folder}"
+    with pytest.raises(UserError, match=said):
+        read_init_from(folder, tiny_model(), Tokenizer.load(tmp_path))
+
+
+def test_a_rate_of_nothing_is_a_contradiction():
+    with pytest.raises(UserError, match=r"optimizer\.imported_rate is 0\.5, but init_from"):
+        warm("", rate=0.5)
