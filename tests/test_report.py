@@ -67,10 +67,15 @@ def test_files_are_named_after_what_was_measured(report):
     assert "Step 40 on the split test, TNR80:" in spoilt.text()
 
 
+def test_json_comes_back(report):
+    assert Report.of_json(json.loads(json.dumps(report.json()))) == report
+
+
 def test_a_diverged_model_is_shown_not_hidden():
     broken = {"mlm_accuracy": answers(0.0), "mlm_loss": Answers(np.full(4, np.nan), np.ones(4))}
     report = Report.of(Measurement(broken, FLOOR, WEIGHTS, 0), 1, Data())
     assert "nan" in report.text()
+    assert Report.of_json(report.json()).text() == report.text()
     assert (
         json.loads(json.dumps(report.json(), allow_nan=False))["metrics"]["mlm_loss"]["value"]
         is None

@@ -57,7 +57,6 @@ def run(tmp_path_factory):
     for split, step in (("valid", 7), ("test", 3)):
         report = Report((row, Row("mlm_loss")), 2, step, split)
         (folder / "run" / f"evaluation-{split}.json").write_text(json.dumps(report.json()))
-        assert Report.of_json(json.loads(json.dumps(report.json()))) == report
     return folder / "run"
 
 
@@ -79,11 +78,11 @@ def test_the_best_checkpoint_leaves_bit_by_bit_and_its_card_tells_of_it(run, tmp
         f"| shop | {info.products['train']} train, ",
         "Pretrained for 7 of 20 steps of 16 products",
         "| link MRR | 62.5 % | 50.0 % to 75.0 % | 25.0 % | 40 links |",
-        "On the split `valid`",
+        "### Step 7 on the split valid",
         "from_pretrained(FOLDER)",
     ):
         assert said in card, said
-    assert "`test`" not in card  # measured at another step
+    assert "split test" not in card  # measured at another step
     assert str(run.parent) not in card + (folder / "config.json").read_text()
 
 

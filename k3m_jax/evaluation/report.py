@@ -73,14 +73,9 @@ class Report:
     @classmethod
     def of_json(cls, content: Mapping[str, Any]) -> "Report":
         """What `json` gave."""
-        rows = []
-        for metric, told in content["metrics"].items():
-            spread = told["interval"] and tuple(told["interval"])
-            row = Row(metric, told["value"], spread, told["floor"], told["questions"])
-            # A value that is no number was written as None.
-            rows.append(row if told["value"] is not None else Row(metric))
-        told = (content[k] for k in ("links_without_rival", "checkpoint", "split", "corruption"))
-        return cls(tuple(rows), *told)
+        rows = tuple(_row_of_json(*each) for each in content["metrics"].items())
+        told = (content[key] for key in ("links_without_rival", "checkpoint", "split"))
+        return cls(rows, *told, content.get("corruption", ""))
 
     def write(self, folder: pathlib.Path) -> list[str]:
         """Writes `name`.json and .md into the folder; returns what they are called."""
@@ -105,11 +100,11 @@ class Report:
             for line in cells
         ]
         lines.insert(1, "  ".join("-" * width for width in widths))
-        return "\n".join([f"{self._title()}:", "", *lines, "", *self._notes()])
+        return "\n".join([f"{self.title}:", "", *lines, "", *self._notes()])
 
     def markdown(self) -> str:
         """The same as a Markdown table."""
-        return f"# {self._title()}\n\n{self.table()}\n"
+        return f"# {self.title}\n\n{self.table()}\n"
 
     def table(self) -> str:
         """The Markdown table and its notes, without a title."""
@@ -142,7 +137,9 @@ class Report:
             "links_without_rival": self.links_without_rival,
         }
 
-    def _title(self) -> str:
+    @property
+    def title(self) -> str:
+        """What was measured, in words."""
         corrupted = f", {self.corruption}" if self.corruption else ""
         return f"Step {self.checkpoint} on the split {self.split}{corrupted}"
 
@@ -167,6 +164,15 @@ def _row(measured: Measurement, metric: str) -> Row:
     if metric in RATES and math.isfinite(answers.value):
         spread = interval(answers.right, answers.asked)
     return Row(metric, answers.value, spread, floor.value, round(answers.asked.sum()))
+
+
+def _row_of_json(metric: str, told: Mapping[str, Any]) -> Row:
+    if not told["questions"]:
+        return Row(metric)
+    # What was asked for and is None was no number.
+    value, floor = (math.nan if told[key] is None else told[key] for key in ("value", "floor"))
+    spread = tuple(told["interval"]) if told["interval"] else None
+    return Row(metric, value, spread, floor, told["questions"])
 
 
 def _percent(share: float) -> str:

@@ -121,7 +121,7 @@ def _figures(facts: Facts) -> str:
 ## Figures
 
 None were measured of this checkpoint (`python -m launch.evaluate`)."""
-    tables = [f"On the split `{report.split}`:\n\n{report.table()}" for report in facts.reports]
+    tables = [f"### {report.title}\n\n{report.table()}" for report in facts.reports]
     return "\n\n".join(["## Figures", *tables])
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from k3m_jax import settings
 from k3m_jax.data import pictures
 from k3m_jax.data.batch import PRODUCT_ARRAYS
 from k3m_jax.data.collation import collate
@@ -145,7 +144,8 @@ def unquestioning(chosen: Settings) -> Settings:
     asked = chosen.objectives
     return dataclasses.replace(
         chosen,
-        objectives=settings.Objectives(
+        objectives=dataclasses.replace(
+            asked,
             mlm=dataclasses.replace(asked.mlm, rate=0.0),
             mom=dataclasses.replace(asked.mom, rate=0.0),
             lpm=dataclasses.replace(asked.lpm, negative_values=0, negative_items=0),
