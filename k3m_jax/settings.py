@@ -296,7 +296,8 @@ class Settings:
     """Everything that a run is configured by."""
 
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
-    init_from: str = ""  # a folder of weights that a fresh run starts from; "" is from scratch
+    # A folder of weights, or a run's, that a fresh run starts from; "" is from scratch.
+    init_from: str = ""
     data: Data = Data()
     lengths: Lengths = Lengths()
     image: Image = Image()

@@ -1,5 +1,4 @@
 import dataclasses
-import pathlib
 import shutil
 
 import jax
@@ -9,17 +8,21 @@ import pytest
 from exported import export, tiny_model, tiny_params
 from products import tokenizer
 from safetensors.numpy import save_file
-from tiny import tiny_program, tiny_settings
+from tiny import TINY, tiny_program, tiny_settings
 
+from k3m_jax import settings as s
 from k3m_jax.data.batch import random_batch
 from k3m_jax.data.tokenization import Tokenizer
+from k3m_jax.model.network import Network
 from k3m_jax.model.weights_file import WEIGHTS, flat, nested, write_weights
+from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.settings import UserError
 from k3m_jax.training.checkpoints import Checkpoints, Meta, load_meta
 from k3m_jax.training.optimizer import make_optimizer, mark_imported
 from k3m_jax.training.starting import first_state, read_init_from
 
 ORIGIN = {"format": "bert", "tensors": 37}
+MESH = make_mesh(s.Mesh(data=1))
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,51 @@ def test_resume_comes_before_init_from_and_this_before_scratch(
     assert load_meta(tmp_path / "run", 2).imported == told
 
 
+MESHES = pytest.mark.parametrize("mesh", [(), pytest.param((2, 2, 2), marks=pytest.mark.slow)])
+
+
+@MESHES
+def test_another_run_gives_its_best_parameters(mesh, other_run, tmp_path):
+    """From one device to any mesh, each where the state has its place."""
+    folder, best = other_run
+    program = tiny_program(TINY, *mesh)
+    weights = read_init_from(folder, program.network, tokenizer(), program.mesh)
+    state = program.init(weights.arrays)
+    for name, array in flat(state.params).items():
+        np.testing.assert_array_equal(array, best[name], name)
+    placed = jax.tree.map(lambda x: x.sharding, state)
+    assert placed == jax.tree.map(lambda x: x.sharding, program.abstract_state)
+    assert int(state.step) == 0
+    assert weights.origin == {"folder": str(folder), "parameters": len(best), "step": 2}
+
+
+@pytest.fixture
+def other_run(tmp_path):
+    """Its folder, and the parameters of the best of its three checkpoints."""
+    program = tiny_program()
+    checkpoints = Checkpoints(tmp_path, Meta.of(TINY, ["p"], tokenizer().fingerprint), keep=1)
+    for step, loss in ((1, 0.5), (2, 0.1), (3, 0.4)):
+        state = program.init()
+        params = jax.tree.map(lambda x, step=step: x + step, state.params)
+        checkpoints.save(step, state._replace(params=params), {"next_index": step}, loss)
+    checkpoints.close()
+    return tmp_path, {n: x + 2 for n, x in flat(jax.device_get(program.init().params)).items()}
+
+
+def test_another_run_must_be_of_these_words_and_sizes(other_run, tmp_path):
+    folder, _ = other_run
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]))
+    other = Tokenizer.load(tmp_path)
+    with pytest.raises(
+        UserError, match=r"init_from: the vocabulary of the run in .*data.tokenizer"
+    ):
+        read_init_from(folder, Network(TINY), other, MESH)
+    model = dataclasses.replace(TINY.model, structure=s.Structure(heads=4))
+    said = r"init_from: .*structure/w1/bias has the shape \(2, 32\), the model's is \(4, 32\)"
+    with pytest.raises(UserError, match=said):
+        read_init_from(folder, Network(tiny_settings(model=model)), tokenizer(), MESH)
+
+
 def test_a_run_from_scratch_says_so(open_run, tmp_path):
     state, checkpoints = open_run(tiny_program())
     save(checkpoints, state, 0)
@@ -107,7 +155,7 @@ def test_a_run_from_scratch_says_so(open_run, tmp_path):
 
 def test_an_exported_model_comes_whole(tmp_path):
     model = export(tmp_path / "model", tiny_model())
-    weights = read_init_from(model, tiny_model(), tokenizer())
+    weights = read_init_from(model, tiny_model(), tokenizer(), MESH)
     whole = flat(tiny_params(tiny_model()))
     assert weights.arrays.keys() == whole.keys()
     assert all(np.array_equal(weights.arrays[name], whole[name]) for name in whole)
@@ -162,15 +210,15 @@ def rewritten(change, text_encoder, folder, meta=ORIGIN):
 )
 def test_weights_that_do_not_fit_are_told(change, said, text_encoder, tmp_path):
     with pytest.raises(UserError, match=f"init_from: .*{said}"):
-        read_init_from(rewritten(change, text_encoder, tmp_path), tiny_model(), tokenizer())
+        read_init_from(rewritten(change, text_encoder, tmp_path), tiny_model(), tokenizer(), MESH)
 
 
 def test_a_folder_of_others_or_none_is_told(tmp_path):
-    with pytest.raises(UserError, match=r"init_from: nowhere has no model\.safetensors"):
-        read_init_from(pathlib.Path("nowhere"), tiny_model(), tokenizer())
+    with pytest.raises(UserError, match=r"init_from: nowhere has neither model\.safetensors nor"):
+        read_init_from("nowhere", tiny_model(), tokenizer(), MESH)
     save_file({"bert.embeddings.LayerNorm.bias": np.zeros(3)}, tmp_path / WEIGHTS)
     with pytest.raises(UserError, match=r"python -m launch\.import_weights"):
-        read_init_from(tmp_path, tiny_model(), tokenizer())
+        read_init_from(tmp_path, tiny_model(), tokenizer(), MESH)
 
 
 def test_another_vocabulary_is_told(folder, tmp_path):
@@ -178,7 +226,7 @@ def test_another_vocabulary_is_told(folder, tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     said = rf"vocabulary of .* set --config\.data\.tokenizer={folder}"
     with pytest.raises(UserError, match=said):
-        read_init_from(folder, tiny_model(), Tokenizer.load(tmp_path))
+        read_init_from(folder, tiny_model(), Tokenizer.load(tmp_path), MESH)
 
 
 def test_a_rate_of_nothing_is_a_contradiction():

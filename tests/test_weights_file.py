@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from exported import tiny_model, tiny_params
@@ -34,6 +35,19 @@ def test_what_is_no_such_file_is_told(tmp_path):
         read_weights(tmp_path / "w")
     (tmp_path / "w").write_bytes(b"weights")
     with pytest.raises(UserError, match="w is not a safetensors file"):
+        read_weights(tmp_path / "w")
+
+
+def test_what_others_write_is_read_whatever_its_numbers_are(tmp_path):
+    kinds = ("bfloat16", "float16", "float64", "int64", "uint8", "bool")
+    given = {kind: np.array([[0, 1]]).astype(jnp.dtype(kind)) for kind in kinds}
+    save_file(given, tmp_path / "w", {"format": "pt"})
+    weights, _ = read_weights(tmp_path / "w")
+    for kind, array in given.items():
+        assert weights[kind].dtype == array.dtype
+        np.testing.assert_array_equal(weights[kind], array)
+    save_file({"x": np.zeros(2, jnp.dtype("float8_e4m3fn"))}, tmp_path / "w")
+    with pytest.raises(UserError, match="x holds F8_E4M3: save it as float32"):
         read_weights(tmp_path / "w")
 
 

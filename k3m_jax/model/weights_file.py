@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
+import safetensors
+from etils import epath
 from safetensors.numpy import save_file
 
 from k3m_jax.model.network import Network, Params
@@ -20,6 +22,12 @@ from k3m_jax.settings import UserError
 
 WEIGHTS = "model.safetensors"  # what the file is called in a folder of ours
 META = "k3m_jax"  # the key of our meta in the file's own table of strings
+# The format's names of what a tensor of a model can hold; its own NumPy reader has no BF16.
+DTYPES = {
+    **{name: jnp.dtype(f"float{name[1:]}") for name in ("F64", "F32", "F16")},
+    **{name: jnp.dtype(f"int{name[1:]}") for name in ("I64", "I32", "I16", "I8")},
+    **{"U8": jnp.dtype("uint8"), "BOOL": jnp.dtype("bool"), "BF16": jnp.dtype("bfloat16")},
+}
 
 
 def path_name(path: tuple) -> str:
@@ -62,20 +70,32 @@ def write_weights(path: pathlib.Path, params: Params, meta: Mapping[str, Any]) -
     save_file(arrays, path, {META: json.dumps(meta)})
 
 
-def read_weights(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_weights(path: epath.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Weights by name, and their meta; that of a file of another writer is empty.
 
+    Args:
+      path: of the file, local or remote.
+
     Raises:
-      UserError: there is no file, or it is no safetensors.
+      UserError: there is no file, it is no safetensors, or it holds numbers of an unknown kind.
     """
-    if not path.is_file():
+    path = epath.Path(path)
+    if not path.exists():
         raise UserError(f"{path}: there is no such file")
+    data = path.read_bytes()
     try:
-        with safe_open(path, "numpy") as file:
-            meta = json.loads((file.metadata() or {}).get(META, "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
-    except SafetensorError as error:
+        tensors = safetensors.deserialize(data)
+    except safetensors.SafetensorError as error:
         raise UserError(f"{path} is not a safetensors file: {error}") from error
+    # Not told by `deserialize`: the header, its length before it.
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    weights = {}
+    for name, tensor in tensors:
+        if tensor["dtype"] not in DTYPES:
+            raise UserError(f"{path}: {name} holds {tensor['dtype']}: save it as float32")
+        array = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]])
+        weights[name] = array.reshape(tensor["shape"])
+    return weights, json.loads(header.get("__metadata__", {}).get(META, "{}"))
 
 
 def fit(weights: Mapping[str, np.ndarray], network: Network, path: pathlib.Path) -> Params:
@@ -90,8 +110,8 @@ def fit(weights: Mapping[str, np.ndarray], network: Network, path: pathlib.Path)
 
 
 def fit_some(
-    weights: Mapping[str, np.ndarray], network: Network, path: pathlib.Path
-) -> dict[str, np.ndarray]:
+    weights: Mapping[str, np.ndarray | jax.Array], network: Network, path: pathlib.Path
+) -> dict[str, np.ndarray | jax.Array]:
     """Weights as some of the parameters of a model, by name, in its dtypes.
 
     Raises:

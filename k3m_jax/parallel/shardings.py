@@ -108,8 +108,13 @@ def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Ar
     }
 
 
-def place_common(sharding: NamedSharding, array: np.ndarray) -> jax.Array:
-    """An array that all processes have, put where `sharding` says: no process asks the others."""
+def place_common(sharding: NamedSharding, array: np.ndarray | jax.Array) -> jax.Array:
+    """An array that all processes have, put where `sharding` says: no process asks the others.
+
+    One that lies on the devices already is moved only where it lies otherwise.
+    """
+    if isinstance(array, jax.Array):
+        return jax.device_put(array, sharding)
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 

@@ -47,12 +47,12 @@ class Program:
         # A step needs nothing from the host. Without jit, each operation brings its constants.
         self._guard = "allow" if network.settings.debug.disable_jit else "disallow"
 
-    def init(self, weights: Mapping[str, np.ndarray] = MappingProxyType({})) -> State:
+    def init(self, weights: Mapping[str, np.ndarray | jax.Array] = MappingProxyType({})) -> State:
         """The state before the first step; the same for every mesh.
 
         Args:
           weights: of the parameters that do not begin at random, by name, in their own shapes;
-            every process has all of them.
+            every process has all of them, or they lie on this mesh.
         """
         with shardings.use_mesh(self.mesh):
             state = self._init()
