@@ -1,7 +1,8 @@
 """A text encoder of MiniLM's size, to start from its weights or, beside that, from scratch.
 
-Both runs read its vocabulary, --config.data.tokenizer=weights/minilm, and the warm one its weights,
---config.init_from=weights/minilm (docs/weights.md). Shards as for `configs/quickstart.py`.
+Both runs read its vocabulary, --config.data.tokenizer=runs/minilm/weights, and the warm one its
+weights too, --config.init_from=runs/minilm/weights (docs/weights.md). Shards as for
+`configs/quickstart.py`.
 """
 
 import ml_collections
@@ -16,7 +17,7 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
     config.model.text.update(layers=6, width=384, heads=12, mlp=1536)
     config.optimizer.learning_rate = 3e-4
     config.training.update(
-        steps=120, batch=16, log_every=5, eval_every=20, checkpoint_every=120, keep=1
+        steps=80, batch=8, log_every=2, eval_every=16, checkpoint_every=80, keep=1
     )
-    config.evaluation.update(batch=32, products=96)
+    config.evaluation.update(batch=32, products=64)
     return variant(config, name)

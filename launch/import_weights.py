@@ -1,6 +1,6 @@
 """Imports someone's weights: a folder that a run can start from with --config.init_from=FOLDER.
 
-  python -m launch.import_weights --format=bert --input=FOLDER --output=weights/bert \\
+  python -m launch.import_weights --format=bert --input=FOLDER --output=runs/bert/weights \\
       --config=configs/minilm_warm_start.py
 
 FOLDER holds the weights (model.safetensors, or PyTorch's with requirements-torch.txt), their

@@ -1,10 +1,13 @@
+import dataclasses
 import importlib.util
 import json
 import pathlib
+import subprocess
 import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from pretrained import HF_BERT, bert_settings, hidden_states, relative_error, rewritten
 from products import tokenizer
 
@@ -14,6 +17,7 @@ from k3m_jax.model.heads import MaskedLanguageHead
 from k3m_jax.model.pretrained.importing import import_weights, read_params, report
 from k3m_jax.model.weights_file import WEIGHTS, flat, read_weights
 from k3m_jax.settings import UserError
+from launch.cli import EXIT_USER_ERROR
 
 WORDS = "bert.embeddings.word_embeddings.weight"
 LAYER_PARAMETERS, TABLES, HEAD = 16, 5, 5
@@ -240,6 +244,32 @@ def test_without_torch_the_extras_file_is_named(tmp_path, monkeypatch):
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"pip install -r requirements-torch\.txt"):
         read_params("bert", tmp_path, bert_settings())
+
+
+@pytest.mark.slow
+def test_the_command_counts_what_it_loads_and_tells_mistakes_in_a_line(tmp_path):
+    def command(**text):
+        sizes = bert_settings(**text).model.text
+        given = [f"--config.model.text.{k}={v}" for k, v in dataclasses.asdict(sizes).items()]
+        return subprocess.run(
+            [
+                *(sys.executable, "-m", "launch.import_weights", "--config=configs/quickstart.py"),
+                *("--format=bert", f"--input={HF_BERT}", f"--output={tmp_path / 'out'}", *given),
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    wrong = command(layers=2)
+    assert wrong.returncode == EXIT_USER_ERROR
+    assert wrong.stderr.splitlines()[-1].endswith("set --config.model.text.layers=3")
+    assert "Traceback" not in wrong.stderr
+    right = command()
+    assert right.returncode == 0, right.stderr
+    assert right.stdout.startswith("loaded 58 tensors into 26 parameters")
+    assert len(read_weights(tmp_path / "out" / WEIGHTS)[0]) == 26
 
 
 @pytest.fixture(scope="module")

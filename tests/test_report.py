@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from k3m_jax.evaluation.curves import draw_curves
+from k3m_jax.evaluation.curves import comparison_table, draw_comparison, draw_curves
 from k3m_jax.evaluation.evaluator import Answers, Measurement
 from k3m_jax.evaluation.report import LOSSES, RATES, Report
 from k3m_jax.settings import Corruption, Data
@@ -89,3 +89,17 @@ def test_curves_of_any_run(tmp_path):
         draw_curves(lines, tmp_path / f"{name}.png")
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.width > 1000
+
+
+def test_runs_beside_each_other(tmp_path):
+    warm = [{"step": n, "train/loss": 5 / n, "valid/loss": 4 / n} for n in (1, 2)]
+    cold = [{"step": 2, "valid/loss": 3.0, "valid/link_mrr": None}]
+    draw_comparison({"warm": warm, "cold": cold}, tmp_path / "both.png")
+    with Image.open(tmp_path / "both.png") as picture:
+        assert picture.width > 1000
+    assert comparison_table({"warm": warm, "cold": cold}).splitlines() == [
+        "| metric | step | warm | cold |",
+        "| --- | ---: | ---: | ---: |",
+        "| held-out total loss | 1 | 4.000 | – |",
+        "| held-out total loss | 2 | 2.000 | 3.000 |",
+    ]

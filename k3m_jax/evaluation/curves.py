@@ -1,7 +1,8 @@
-"""The course of a run as a figure: training, held-out products and the floor."""
+"""The course of a run, or of several beside each other, as a figure, and as a table."""
 
+import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,22 +22,56 @@ PANELS = (
 COLUMNS = 4
 # Blue and orange of Okabe and Ito's palette, told apart by colour-blind readers too.
 TRAINING, HELD_OUT, FLOOR = "#0072B2", "#D55E00", "#555555"
+RUNS = (HELD_OUT, TRAINING, "#009E73", "#CC79A7", "#E69F00")
+
+Lines = Sequence[Mapping[str, float | None]]
 
 
-def draw_curves(lines: Sequence[Mapping[str, float | None]], path: pathlib.Path) -> None:
-    """Writes a PNG.
+def draw_curves(lines: Lines, path: pathlib.Path) -> None:
+    """Writes a PNG of one run.
 
     Args:
       lines: of a run's metrics in the order of their steps: `step`, and `train/…`, `valid/…`,
         `valid/floor/…` where they were measured.
       path: where to.
     """
+    _draw(path, [lines], lambda panel, metric: _draw_run(panel, lines, metric))
+
+
+def draw_comparison(runs: Mapping[str, Lines], path: pathlib.Path) -> None:
+    """Writes a PNG of several runs, by name, in a colour each; `lines` as in `draw_curves`."""
+    _draw(path, list(runs.values()), lambda panel, metric: _draw_runs(panel, runs, metric))
+
+
+def comparison_table(runs: Mapping[str, Lines]) -> str:
+    """Held-out numbers of several runs as Markdown, a line for each metric and step measured."""
+    rows = [["metric", "step", *runs], ["---", "---:", *["---:"] * len(runs)]]
+    for title, metric in PANELS:
+        courses = [
+            dict(zip(*_course(lines, f"valid/{metric}"), strict=True)) for lines in runs.values()
+        ]
+        for step in sorted(set().union(*courses)):
+            cells = [f"{c[step]:.3f}" if step in c else "–" for c in courses]
+            rows.append([f"held-out {title}", str(step), *cells])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _draw(path: pathlib.Path, runs: Sequence[Lines], draw: Callable[[Axes, str], None]) -> None:
+    """A panel for each metric, as long as the longest run; `draw` fills one."""
+    last = max([line["step"] for lines in runs for line in lines], default=1)
     # Not through pyplot: this must not touch a program's choice of windows or its open figures.
     rows = -(-len(PANELS) // COLUMNS)
     figure = Figure(figsize=(3.4 * COLUMNS, 2.7 * rows), layout="constrained")
     for panel, (title, metric) in zip(figure.subplots(rows, COLUMNS).flat, PANELS, strict=True):
-        _draw_panel(panel, lines, metric)
+        draw(panel, metric)
         panel.set_title(title, fontsize=10, loc="left")
+        panel.set_xlabel("step", fontsize=8)
+        panel.tick_params(labelsize=8)
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+        heights = [y for line in panel.get_lines() for y in line.get_ydata()]
+        panel.set_xlim(0, last * 1.03)
+        panel.set_ylim(0, max(heights, default=0) * 1.08 or 1)  # 1: all are 0
     handles = {
         label: handle
         for panel in figure.axes
@@ -48,7 +83,7 @@ def draw_curves(lines: Sequence[Mapping[str, float | None]], path: pathlib.Path)
     figure.savefig(path, dpi=120)
 
 
-def _draw_panel(panel: Axes, lines: Sequence[Mapping[str, float | None]], metric: str) -> None:
+def _draw_run(panel: Axes, lines: Lines, metric: str) -> None:
     steps, training = _course(lines, f"train/{metric}")
     panel.plot(steps, training, color=TRAINING, alpha=0.25, linewidth=1)
     panel.plot(steps, _smoothed(training), color=TRAINING, label="training (smoothed)")
@@ -57,17 +92,19 @@ def _draw_panel(panel: Axes, lines: Sequence[Mapping[str, float | None]], metric
     _, floors = _course(lines, f"valid/floor/{metric}")
     if floors:
         panel.axhline(floors[-1], color=FLOOR, linestyle="--", label="floor: most frequent answer")
-    panel.set_xlim(0, max([line["step"] for line in lines], default=1) * 1.03)
-    panel.set_ylim(0, max([*training, *held_out, *floors], default=0) * 1.08 or 1)  # 1: all are 0
-    panel.set_xlabel("step", fontsize=8)
-    panel.tick_params(labelsize=8)
-    panel.grid(alpha=0.25)
-    panel.spines[["top", "right"]].set_visible(False)
 
 
-def _course(
-    lines: Sequence[Mapping[str, float | None]], key: str
-) -> tuple[list[float], list[float]]:
+def _draw_runs(panel: Axes, runs: Mapping[str, Lines], metric: str) -> None:
+    for colour, (name, lines) in zip(itertools.cycle(RUNS), runs.items(), strict=False):
+        steps, training = _course(lines, f"train/{metric}")
+        label = f"{name}, training (smoothed)"
+        panel.plot(steps, _smoothed(training), color=colour, alpha=0.5, label=label)
+        steps, held_out = _course(lines, f"valid/{metric}")
+        style = {"color": colour, "marker": "o", "markersize": 4, "linestyle": "--"}
+        panel.plot(steps, held_out, **style, label=f"{name}, held out")
+
+
+def _course(lines: Lines, key: str) -> tuple[list[float], list[float]]:
     points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
     return [step for step, _ in points], [value for _, value in points]
 

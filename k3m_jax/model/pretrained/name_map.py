@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from k3m_jax.model.weights_file import flat, nested
 from k3m_jax.settings import UserError
 
 Tensors = Mapping[str, np.ndarray]
@@ -91,7 +92,7 @@ def read_tensors(tensors: Tensors, names: NameMap, params: Any) -> tuple[Any, Ac
       UserError: a name that is not known, one that is lacking, a shape that does not fit, or tied
         tensors that differ.
     """
-    arrays = {path: _writable(array) for path, array in flatten(params).items()}
+    arrays = {path: _writable(array) for path, array in flat(params).items()}
     dead = tuple(sorted(n for n in tensors if n not in names.slots and names.dead.fullmatch(n)))
     if unknown := sorted(set(tensors) - set(names.slots) - set(dead)):
         raise UserError(f"{unknown[0]} is no name of {names.kind} ({len(unknown)} such names)")
@@ -111,36 +112,16 @@ def read_tensors(tensors: Tensors, names: NameMap, params: Any) -> tuple[Any, Ac
     if lacking := [name for name, slot in names.slots.items() if slot not in filled]:
         raise UserError(f"{names.kind} lacks {lacking[0]} ({len(lacking)} such names)")
     used = tuple(sorted(set(tensors) - set(dead)))
-    return unflatten(arrays), Account(used, dead)
+    return nested(arrays), Account(used, dead)
 
 
 def write_tensors(params: Any, names: NameMap) -> dict[str, np.ndarray]:
     """The tensors that lie in `params` (unboxed), by their names; dead names are not written."""
-    arrays = flatten(params)
+    arrays = flat(params)
     return {
         name: np.ascontiguousarray(slot.write(np.asarray(arrays[slot.path])))
         for name, slot in names.slots.items()
     }
-
-
-def flatten(params: Any) -> dict[str, Any]:
-    """A nested dict as a flat one, its keys joined by "/"."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
-
-
-def unflatten(arrays: Mapping[str, Any]) -> Any:
-    """The nested dict again."""
-    params: dict[str, Any] = {}
-    for path, array in arrays.items():
-        *parents, last = path.split("/")
-        inner = params
-        for key in parents:
-            inner = inner.setdefault(key, {})
-        inner[last] = array
-    return params
 
 
 def _writable(array: Any) -> np.ndarray:
