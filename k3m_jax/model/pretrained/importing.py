@@ -112,8 +112,10 @@ def report(imported: Imported) -> str:
 
 def _resolved(chosen: Settings, folder: pathlib.Path, tokenizer: Tokenizer | None) -> Settings:
     """Settings with the sizes that the data tell a run; the weights tell them where no data do."""
-    vocabulary = tokenizer.size if tokenizer else source.read_config(folder).get("vocab_size", 0)
-    return chosen.resolved(vocabulary=vocabulary, classes=chosen.image.classes or 1)
+    config = source.read_config(folder)
+    vocabulary = tokenizer.size if tokenizer else config.get("vocab_size", 0)
+    classes = chosen.image.classes or config.get("v_target_size", 1)
+    return chosen.resolved(vocabulary=vocabulary, classes=classes)
 
 
 def _resized(
