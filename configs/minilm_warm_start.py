@@ -20,4 +20,5 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
         steps=80, batch=8, log_every=2, eval_every=16, checkpoint_every=80, keep=1
     )
     config.evaluation.update(batch=32, products=64)
+    config.mesh.data = 1  # so few rows are one device's
     return variant(config, name)
