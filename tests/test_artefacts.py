@@ -44,7 +44,7 @@ MISSING = ("picture", "title", "triples")
 def folder(tmp_path_factory):
     network = tiny_model()
     data = model_card.DataSet("f" * 64, "shop", {"train": 8}, dict.fromkeys(MISSING, 1))
-    facts = model_card.Facts(network.settings, 3, 1000, (data,), {"jax": "1"}, ())
+    facts = model_card.Facts(network.settings, 3, 1000, (data,), {"jax": "1"}, None, ())
     card = model_card.write(facts, network, PLATFORMS)
     return export(tmp_path_factory.mktemp("export") / "model", network, PLATFORMS, card)
 

@@ -52,6 +52,7 @@ def run(tmp_path_factory):
     data = [each.info.fingerprint for each in inputs.shard_sets]
     meta = Meta.of(settings, data, inputs.tokenizer.fingerprint)
     with contextlib.closing(Checkpoints(folder / "run", meta, keep=1)) as checkpoints:
+        checkpoints.began_from({"folder": str(folder), "format": "bert", "tensors": 37})
         checkpoints.save(7, state, {"next_index": 7}, loss=1.0)
     row = Row("link_mrr", 0.625, (0.5, 0.75), 0.25, 40)
     for split, step in (("valid", 7), ("test", 3)):
@@ -79,6 +80,7 @@ def test_the_best_checkpoint_leaves_bit_by_bit_and_its_card_tells_of_it(run, tmp
         "Pretrained for 7 of 20 steps of 16 products",
         "| link MRR | 62.5 % | 50.0 % to 75.0 % | 25.0 % | 40 links |",
         "### Step 7 on the split valid",
+        "It began from other weights (format bert, tensors 37).",
         "from_pretrained(FOLDER)",
     ):
         assert said in card, said

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from k3m_jax.evaluation.report import Report
 from k3m_jax.model.network import Network
@@ -48,6 +49,7 @@ class Facts:
     parameters: int
     data: tuple[DataSet, ...]
     versions: Mapping[str, str]
+    imported: Mapping[str, Any] | None  # what its first parameters were, `Meta.imported`
     reports: tuple[Report, ...]
 
 
@@ -110,9 +112,16 @@ def _training(facts: Facts) -> str:
 
 Pretrained for {facts.step:,} of {s.training.steps:,} steps of {s.training.batch} products; \
 learning rate {s.optimizer.learning_rate:g}, seed {s.seed}. Weights of the objectives: {tasks}. \
-`config.json` has all settings.
+{_beginning(facts.imported)} `config.json` has all settings.
 
 {versions}."""
+
+
+def _beginning(imported: Mapping[str, Any] | None) -> str:
+    if imported is None:
+        return "It began from scratch."
+    told = (f"{name} {value}" for name, value in imported.items() if name != "folder")
+    return f"It began from other weights ({', '.join(told)})."
 
 
 def _figures(facts: Facts) -> str:

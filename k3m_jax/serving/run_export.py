@@ -58,6 +58,7 @@ def export_run(
         parameters=sum(x.size for x in jax.tree.leaves(params)),
         data=tuple(_data(known.get(fingerprint), fingerprint) for fingerprint in meta.data),
         versions=meta.versions,
+        imported=meta.imported,
         reports=_reports(workdir, step),
     )
     folder.write(
