@@ -12,10 +12,15 @@ EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again to 
 
 
 class Preemption:
-    """Whether a run was told to stop."""
+    """Whether a run was told to stop.
+
+    Attributes:
+      numbers: the signals that tell it; of several processes, jax's service holds SIGTERM.
+    """
 
     def __init__(self):
         self._told, self._several = False, jax.process_count() > 1
+        self.numbers = (signal.SIGINT,) if self._several else (signal.SIGTERM, signal.SIGINT)
 
     def reached(self, step: int) -> bool:
         """Whether the run stops after `step` steps; to be asked after each of them.
@@ -39,7 +44,7 @@ class Preemption:
 def watch_signals() -> Iterator[Preemption]:
     """The first SIGTERM or SIGINT is only noted; a second one does what it always does.
 
-    With several processes jax holds SIGTERM; any number of them is noted.
+    With several processes jax notes SIGTERM, any number of them.
     """
     preemption, before = Preemption(), {}
 
@@ -47,8 +52,7 @@ def watch_signals() -> Iterator[Preemption]:
         signal.signal(number, before[number])
         preemption.tell()
 
-    several = jax.process_count() > 1
-    for number in (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT):
+    for number in preemption.numbers:
         before[number] = signal.signal(number, note)
     try:
         yield preemption
