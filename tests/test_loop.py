@@ -169,7 +169,15 @@ def test_the_profiler_window_is_written(tmp_path):
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
-def test_a_second_signal_does_what_it_always_does():
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as Python has it: a shell that starts the tests in the background turns it off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_signal_does_what_it_always_does(interruptible):
     with watch_signals() as preemption:
         assert not preemption.reached(1)
         os.kill(os.getpid(), signal.SIGINT)
