@@ -10,9 +10,9 @@ files evaluation-valid-TNR80 (docs/robustness.md). Several processes: docs/distr
 """
 
 import dataclasses
-import pathlib
 
 from absl import app, flags, logging
+from etils import epath
 from ml_collections import config_flags
 
 from k3m_jax.data.pipeline import open_inputs
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     logging.set_verbosity(logging.WARNING)  # of Orbax, which tells of each file it reads
-    workdir, which = pathlib.Path(WORKDIR.value), CHECKPOINT.value
+    workdir, which = epath.Path(WORKDIR.value), CHECKPOINT.value
     which = int(which) if which.isdecimal() else which
     with distributed.joined(cli.read_distributed(DISTRIBUTED)):
         meta = load_meta(workdir, which)

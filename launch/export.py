@@ -9,6 +9,7 @@ and its functions compiled ahead for each platform. docs/serving.md tells more.
 import pathlib
 
 from absl import app, flags, logging
+from etils import epath
 
 from k3m_jax.serving.functions import PLATFORMS
 from k3m_jax.serving.run_export import export_run
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # of Orbax, which tells of each file it reads
     which, output = CHECKPOINT.value, pathlib.Path(OUTPUT.value)
     export_run(
-        pathlib.Path(WORKDIR.value),
+        epath.Path(WORKDIR.value),
         output,
         which=int(which) if which.isdecimal() else which,
         platforms=ON.value,

@@ -14,10 +14,10 @@ Ctrl-C): the state is saved, run the same command again.
 """
 
 import contextlib
-import pathlib
 import sys
 
 from absl import app, flags, logging
+from etils import epath
 from ml_collections import config_flags
 
 from k3m_jax.data.pipeline import open_inputs, train_batches
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int | None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     logging.set_verbosity(logging.WARNING)  # of Orbax, which tells of each file it writes
-    workdir, settings = pathlib.Path(WORKDIR.value), cli.read_settings(CONFIG)
+    workdir, settings = epath.Path(WORKDIR.value), cli.read_settings(CONFIG)
     debugging.apply(settings.debug)
     with contextlib.ExitStack() as stack:
         stack.enter_context(distributed.joined(settings.distributed))

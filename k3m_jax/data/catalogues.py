@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from k3m_jax.data import remote
 from k3m_jax.data.pictures import MAX_BYTES
 from k3m_jax.data.records import Product, RejectedRecord, make_product
 from k3m_jax.settings import UserError
@@ -97,7 +98,8 @@ class Catalogue(abc.ABC):
         try:
             if not path.exists():
                 return b""
-            if pathlib.Path(path).is_fifo():  # reading it would wait for ever
+            # Reading one would wait for ever.
+            if not remote.is_remote(path) and pathlib.Path(path).is_fifo():
                 raise RejectedRecord("bad_picture", f"{product.picture!r} is not a file")
             if (length := path.stat().length) > MAX_BYTES:
                 raise RejectedRecord("too_large_picture", f"{length} bytes; at most {MAX_BYTES}")
@@ -192,7 +194,7 @@ def inside(folder: epath.Path, relative: str) -> epath.Path:
     parts = relative.replace("\\", "/").split("/")
     if "\0" in relative or ".." in parts or "://" in relative or not parts[0]:
         raise RejectedRecord("outside_folder", f"{relative!r} is not a path inside the folder")
-    if "://" not in str(folder):  # a remote store has no links to follow
+    if not remote.is_remote(folder):  # a store has no links to follow
         root = os.path.realpath(folder)
         if os.path.commonpath([root, os.path.realpath(folder / relative)]) != root:
             raise RejectedRecord("outside_folder", f"{relative!r} leads out of the folder")

@@ -14,7 +14,9 @@ from typing import Any, ClassVar, Protocol, SupportsIndex
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
+from tensorflow_datasets.core import writer
 
+from k3m_jax.data import remote
 from k3m_jax.data.codebook import Codebook
 from k3m_jax.settings import UserError
 
@@ -110,11 +112,24 @@ class ProductsBuilder:
             return dataclasses.asdict(BuildInfo.read(self.data_path))
         return {"feature_dim": 2048, "top_classes": 8}
 
+    def _example_writer(self) -> writer.ExampleWriter:
+        return _Writer(self.info.file_format)
+
     def _download_and_prepare(self, dl_manager, download_config=None):
         # data_dir is a temporary folder here, renamed when all is written: what lies beside the
         # shards must be there before that, or a build cut short would look finished.
         super()._download_and_prepare(dl_manager, download_config)
         self._job.finish(epath.Path(self.data_dir))
+
+
+class _Writer(writer.ExampleWriter):
+    """ArrayRecord writes to local files alone."""
+
+    def write(self, path, examples):
+        folder = remote.LocalFolder(epath.Path(path).parent)
+        positions = super().write(folder.path / epath.Path(path).name, examples)
+        folder.close()
+        return positions
 
 
 class K3mProducts(ProductsBuilder, tfds.core.ShardBasedBuilder):
@@ -207,7 +222,13 @@ class ShardSet:
                 f"{self.folder} has no split {split!r}, only {', '.join(self.info.products)}"
             )
         name = f"{self.folder}, split={split}, fingerprint={self.info.fingerprint}"
-        return ProductSource(self._builder.as_data_source(split), name)
+        folder = self.folder
+        if remote.is_remote(folder):  # ArrayRecord reads local files alone
+            told = [folder / file for file in ("dataset_info.json", "features.json")]
+            files = folder.glob(f"{NAME}-{split}.array_record*")
+            folder = remote.local_copies([*told, *files], self.info.fingerprint)
+        builder = tfds.builder_from_directory(folder)
+        return ProductSource(builder.as_data_source(split), name)
 
     @functools.cached_property
     def values(self) -> ValueTable:
@@ -225,10 +246,6 @@ class ShardSet:
         """The tokenizer trained on this data set; None where it was built without one."""
         path = self.folder / TOKENIZER
         return path if path.exists() else None
-
-    @functools.cached_property
-    def _builder(self) -> tfds.core.DatasetBuilder:
-        return tfds.builder_from_directory(self.folder)
 
 
 def open_shards(path: epath.PathLike) -> ShardSet:

@@ -17,6 +17,7 @@ import numpy as np
 import tqdm
 from PIL import Image
 
+from k3m_jax.data import remote
 from k3m_jax.data.synthetic_assortment import FAMILIES
 from k3m_jax.data.synthetic_pairs import align_pairs
 from k3m_jax.data.synthetic_pictures import Look, draw
@@ -63,6 +64,8 @@ def make_catalogue(
     Raises:
       UserError: the folder exists, or a number is out of range.
     """
+    if remote.is_remote(folder):
+        raise UserError(f"{folder}: a catalogue is made on a local disk; copy it there afterwards")
     folder = pathlib.Path(folder)
     for name, value, low, high in (
         ("products", products, 1, 999_999),

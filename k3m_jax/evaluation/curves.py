@@ -1,10 +1,10 @@
 """The course of a run, or of several beside each other, as a figure, and as a table."""
 
 import itertools
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -27,7 +27,7 @@ RUNS = (HELD_OUT, TRAINING, "#009E73", "#CC79A7", "#E69F00")
 Lines = Sequence[Mapping[str, float | None]]
 
 
-def draw_curves(lines: Lines, path: pathlib.Path) -> None:
+def draw_curves(lines: Lines, path: epath.Path) -> None:
     """Writes a PNG of one run.
 
     Args:
@@ -38,7 +38,7 @@ def draw_curves(lines: Lines, path: pathlib.Path) -> None:
     _draw(path, [lines], lambda panel, metric: _draw_run(panel, lines, metric))
 
 
-def draw_comparison(runs: Mapping[str, Lines], path: pathlib.Path) -> None:
+def draw_comparison(runs: Mapping[str, Lines], path: epath.Path) -> None:
     """Writes a PNG of several runs, by name, in a colour each; `lines` as in `draw_curves`."""
     _draw(path, list(runs.values()), lambda panel, metric: _draw_runs(panel, runs, metric))
 
@@ -56,7 +56,7 @@ def comparison_table(runs: Mapping[str, Lines]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _draw(path: pathlib.Path, runs: Sequence[Lines], draw: Callable[[Axes, str], None]) -> None:
+def _draw(path: epath.Path, runs: Sequence[Lines], draw: Callable[[Axes, str], None]) -> None:
     """A panel for each metric, as long as the longest run; `draw` fills one."""
     last = max([line["step"] for lines in runs for line in lines], default=1)
     # Not through pyplot: this must not touch a program's choice of windows or its open figures.
@@ -80,7 +80,8 @@ def _draw(path: pathlib.Path, runs: Sequence[Lines], draw: Callable[[Axes, str],
     figure.legend(
         handles.values(), handles, loc="outside lower center", ncols=len(handles), frameon=False
     )
-    figure.savefig(path, dpi=120)
+    with path.open("wb") as file:
+        figure.savefig(file, format="png", dpi=120)
 
 
 def _draw_run(panel: Axes, lines: Lines, metric: str) -> None:

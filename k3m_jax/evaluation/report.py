@@ -3,9 +3,10 @@
 import dataclasses
 import json
 import math
-import pathlib
 from collections.abc import Mapping
 from typing import Any
+
+from etils import epath
 
 from k3m_jax import settings
 from k3m_jax.evaluation.evaluator import Measurement
@@ -77,7 +78,7 @@ class Report:
         told = (content[key] for key in ("links_without_rival", "checkpoint", "split"))
         return cls(rows, *told, content.get("corruption", ""))
 
-    def write(self, folder: pathlib.Path) -> list[str]:
+    def write(self, folder: epath.Path) -> list[str]:
         """Writes `name`.json and .md into the folder; returns what they are called."""
         texts = {
             f"{self.name}.json": json.dumps(self.json(), indent=1) + "\n",

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Sequence
 
 import jax
+from etils import epath
 
 from k3m_jax import settings
 from k3m_jax.data.shards import ShardSet, open_shards
@@ -20,7 +21,7 @@ from k3m_jax.training.checkpoints import Which, load_meta, load_params
 
 
 def export_run(
-    workdir: pathlib.Path,
+    workdir: epath.Path,
     output: pathlib.Path,
     *,
     which: Which,
@@ -98,7 +99,7 @@ def _data(shards: ShardSet | None, fingerprint: str) -> model_card.DataSet:
     return model_card.DataSet(fingerprint, name, dict(info.products), dict(info.missing))
 
 
-def _reports(workdir: pathlib.Path, step: int) -> tuple[Report, ...]:
+def _reports(workdir: epath.Path, step: int) -> tuple[Report, ...]:
     """What `launch.evaluate` measured of this very checkpoint."""
     found = (json.loads(p.read_text()) for p in sorted(workdir.glob("evaluation-*.json")))
     return tuple(

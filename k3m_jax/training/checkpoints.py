@@ -9,15 +9,16 @@ import dataclasses
 import functools
 import importlib.metadata
 import math
-import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import Mesh
 
+from k3m_jax.data import remote
 from k3m_jax.model.network import Network, Params
 from k3m_jax.parallel import shardings
 from k3m_jax.settings import Settings, UserError
@@ -70,9 +71,9 @@ class Meta:
 class Checkpoints:
     """The checkpoints of one run's folder."""
 
-    def __init__(self, workdir: pathlib.Path, meta: Meta, keep: int):
+    def __init__(self, workdir: epath.PathLike, meta: Meta, keep: int):
         """`keep` is how many of the newest stay, besides the best by held-out loss."""
-        self._folder, self._meta = pathlib.Path(workdir).absolute() / FOLDER, meta
+        self._folder, self._meta = remote.absolute(workdir) / FOLDER, meta
         policies = [
             ocp.checkpoint_managers.LatestN(keep),
             ocp.checkpoint_managers.BestN(
@@ -223,7 +224,7 @@ class Checkpoints:
             self._manager.reload()
 
 
-def load_meta(workdir: pathlib.Path, which: Which = "best") -> Meta:
+def load_meta(workdir: epath.PathLike, which: Which = "best") -> Meta:
     """What the run is that wrote a checkpoint; `Settings.from_config` reads its settings.
 
     Raises:
@@ -236,7 +237,7 @@ def load_meta(workdir: pathlib.Path, which: Which = "best") -> Meta:
 
 
 def load_params(
-    workdir: pathlib.Path, which: Which, network: Network, mesh: Mesh
+    workdir: epath.PathLike, which: Which, network: Network, mesh: Mesh
 ) -> tuple[Params, int]:
     """Parameters and the step of a checkpoint, placed on `mesh` whatever it was written from.
 
@@ -262,7 +263,7 @@ def _progress(state: State) -> dict[str, Any]:
     return {name: value for name, value in state._asdict().items() if name != "params"}
 
 
-def _manager(folder: pathlib.Path, **options) -> ocp.CheckpointManager:
+def _manager(folder: epath.Path, **options) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(best_fn=_loss, best_mode="min", **options)
     return ocp.CheckpointManager(folder, options=options)
 
@@ -272,8 +273,8 @@ def _loss(metrics: Mapping[str, float]) -> float:
     return math.inf if math.isnan(metrics["loss"]) else metrics["loss"]
 
 
-def _existing(workdir: pathlib.Path) -> pathlib.Path:
-    folder = pathlib.Path(workdir).absolute() / FOLDER
+def _existing(workdir: epath.PathLike) -> epath.Path:
+    folder = remote.absolute(workdir) / FOLDER
     if not folder.is_dir():
         raise UserError(f"{workdir} has no {FOLDER}: train first, python -m launch.pretrain --help")
     return folder

@@ -1,9 +1,10 @@
 """The training loop."""
 
 import contextlib
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
+
+from etils import epath
 
 from k3m_jax.data.batch import Batch
 from k3m_jax.data.tokenization import Tokenizer
@@ -36,7 +37,7 @@ def train(
     checkpoints: Checkpoints,
     batches_from: Callable[[int], Batches],
     evaluate: Evaluate,
-    workdir: pathlib.Path,
+    workdir: epath.PathLike,
     tokenizer: Tokenizer,
 ) -> bool:
     """Trains to the last step, from where `starting.first_state` says.

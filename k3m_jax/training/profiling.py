@@ -1,9 +1,9 @@
 """A window of steps that the profiler looks at."""
 
-import pathlib
-
 import jax
+from etils import epath
 
+from k3m_jax.data.remote import LocalFolder
 from k3m_jax.parallel import distributed
 from k3m_jax.settings import Training
 
@@ -14,25 +14,27 @@ class ProfilerWindow:
     Of several processes the leading one does: they all do the same.
     """
 
-    def __init__(self, training: Training, workdir: pathlib.Path):
+    def __init__(self, training: Training, workdir: epath.PathLike):
         self._first = training.profile_start
         self._after = training.profile_start + training.profile_steps
-        self._folder, self._open = str(workdir / "profile"), False
+        self._target = epath.Path(workdir) / "profile"
+        self._folder: LocalFolder | None = None  # while the window is open
 
     def before(self, step: int) -> None:
         """Called before each step; opens the window, also for a run that resumes within it."""
-        if self._first <= step < self._after and not self._open and distributed.leads():
-            jax.profiler.start_trace(self._folder)
-            self._open = True
+        if self._first <= step < self._after and not self._folder and distributed.leads():
+            self._folder = LocalFolder(self._target)
+            jax.profiler.start_trace(str(self._folder.path))
 
     def after(self, step: int, result: jax.Array) -> None:
         """Called after each step; closes the window when `result`, of the last step, is there."""
-        if self._open and step + 1 >= self._after:
+        if self._folder and step + 1 >= self._after:
             jax.block_until_ready(result)
             self.close()
 
     def close(self) -> None:
         """Writes what was traced, also of a window that the run's end cuts short."""
-        if self._open:
+        if self._folder:
             jax.profiler.stop_trace()
-            self._open = False
+            self._folder.close()
+            self._folder = None

@@ -1,11 +1,11 @@
 """What a run says while it goes: progress, metrics one step late, refused steps, speed."""
 
-import pathlib
 import sys
 from collections.abc import Mapping
 
 import jax
 import tqdm
+from etils import epath
 
 from k3m_jax.parallel import distributed
 from k3m_jax.training.compilation import Program
@@ -22,7 +22,7 @@ class Reporter:
       stopwatch: times the steps.
     """
 
-    def __init__(self, program: Program, workdir: pathlib.Path, state: State):
+    def __init__(self, program: Program, workdir: epath.PathLike, state: State):
         """`state` is what the run starts from."""
         self._training = program.network.settings.training
         step, self._skipped = int(state.step), int(state.skipped)
@@ -55,6 +55,8 @@ class Reporter:
     def pause(self) -> None:
         """Waits until every dispatched step is done and written; what comes now is no step."""
         self._flush()
+        if self._writer:
+            self._writer.flush()
         self.stopwatch.pause()
 
     def close(self) -> None:

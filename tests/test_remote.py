@@ -1,0 +1,148 @@
+"""Runs and data sets in a bucket, through a stand-in for one."""
+
+import contextlib
+import importlib
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from etils import epath
+from etils.epath import backend
+from orbax.checkpoint._src.path import gcs_utils
+
+from k3m_jax.data import remote
+from k3m_jax.data.building import build
+from k3m_jax.data.shards import open_shards
+from k3m_jax.evaluation.curves import draw_curves
+from k3m_jax.settings import UserError
+from k3m_jax.training.checkpoints import Checkpoints, Meta, load_meta
+from k3m_jax.training.metrics import METRICS, TIMING, MetricWriter, read_metrics
+from tests.buckets import Buckets
+from tests.test_shards import arguments, everything, write_catalogue
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A working folder, in which a path that lost its "gs://" would show."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    yield
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """The address of an empty bucket."""
+    registry = importlib.import_module("fsspec.registry")  # fsspec.registry is something else
+    for name in Buckets.protocol:
+        monkeypatch.setitem(registry._registry, name, Buckets)
+    monkeypatch.setattr(Buckets, "store", {})
+    monkeypatch.setattr(Buckets, "pseudo_dirs", [""])
+    backend.fsspec_backend._get_filesystem.cache_clear()
+    yield "gs://bucket"
+    backend.fsspec_backend._get_filesystem.cache_clear()
+
+
+def test_a_path_of_a_store_stays_one(bucket):
+    for path in ("gs://b/run", epath.Path("gs://b/run")):
+        assert remote.is_remote(path)
+        assert str(remote.absolute(path)) == "gs://b/run"
+    assert not remote.is_remote("runs/first")
+    assert remote.absolute("runs") == epath.Path(pathlib.Path.cwd() / "runs")
+
+
+def test_a_data_set_is_built_in_a_bucket_and_read_from_it(bucket, tmp_path, monkeypatch):
+    write_catalogue(tmp_path / "in")
+    kept = {"shards": 2, "vocabulary_size": 120}
+    local = build(arguments(tmp_path / "in", tmp_path / "out", **kept))
+    built = build(arguments(tmp_path / "in", f"{bucket}/data", **kept))
+    assert str(built.folder) == "gs://bucket/data/k3m_products/patches/1.0.0"
+    names = {path.name for path in local.folder.iterdir()}
+    assert {path.name for path in built.folder.iterdir()} == names
+    opened = open_shards("gs://bucket/data")
+    assert opened.info == local.info
+    assert opened.values == local.values
+    np.testing.assert_array_equal(opened.codebook.centres, local.codebook.centres)
+    assert (opened.tokenizer_folder / "tokenizer.json").read_text()
+    mine, theirs = everything(local), everything(opened)
+    assert mine.keys() == theirs.keys()
+    assert all(mine[key][1]["picture"] == theirs[key][1]["picture"] for key in mine)
+    # What was brought here once is not brought again.
+    monkeypatch.setattr(remote, "_copy", None)
+    assert len(open_shards("gs://bucket/data").source("train")) == 18
+    with pytest.raises(UserError, match=r"exists: .*--overwrite"):
+        build(arguments(tmp_path / "in", f"{bucket}/data", **kept))
+    again = build(arguments(tmp_path / "in", f"{bucket}/data", image_size=16, overwrite=True))
+    assert again.info.image_size == 16
+
+
+def test_a_catalogue_in_a_bucket_is_read(bucket, tmp_path):
+    write_catalogue(tmp_path / "in")
+    for file in (tmp_path / "in").rglob("*.*"):
+        target = epath.Path(bucket) / "in" / file.relative_to(tmp_path / "in")
+        epath.Path(file).copy(target)
+    local = build(arguments(tmp_path / "in", tmp_path / "out"))
+    assert build(arguments(f"{bucket}/in", tmp_path / "out2")).info.fingerprint == (
+        local.info.fingerprint
+    )
+
+
+def test_shards_that_do_not_fit_on_the_disk_are_a_mistake(bucket, tmp_path, monkeypatch):
+    write_catalogue(tmp_path / "in")
+    build(arguments(tmp_path / "in", f"{bucket}/data"))
+    usage = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match="name a larger disk in TMPDIR, or mount the store"):
+        open_shards(f"{bucket}/data").source("train")
+
+
+def test_metrics_events_and_curves_of_a_run_in_a_bucket(bucket):
+    workdir = epath.Path(bucket) / "runs/first"
+    writer = MetricWriter(workdir, 0)
+    for step in (1, 2, 3):
+        writer.metrics(step, "train", {"loss": 1 / step})
+        writer.timing(step, {"items": 7.0})
+    writer.flush()
+    assert [line["step"] for line in read_metrics(workdir / METRICS)] == [1, 2, 3]
+    writer.metrics(4, "train", {"loss": 0.1})  # and then the process is gone
+    writer = MetricWriter(workdir, 2)
+    writer.metrics(3, "train", {"loss": 9.0})
+    writer.close()
+    lines = read_metrics(workdir / METRICS)
+    assert [(line["step"], line["train/loss"]) for line in lines] == [(1, 1.0), (2, 0.5), (3, 9.0)]
+    assert [json.loads(t)["step"] for t in (workdir / TIMING).read_text().splitlines()] == [1, 2]
+    (closed,) = (workdir / "tensorboard").glob("*.2")
+    assert closed.stat().length > 50
+    draw_curves(lines, workdir / "curves.png")
+    assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_only_what_is_new_is_pushed(bucket):
+    folder = remote.LocalFolder(f"{bucket}/profile")
+    (folder.path / "plugins").mkdir()
+    (folder.path / "plugins/a").write_text("a")
+    folder.push()
+    target = epath.Path(bucket) / "profile/plugins"
+    (target / "a").write_text("seen")
+    (folder.path / "plugins/b").write_text("b")
+    folder.close()
+    assert {p.name: p.read_text() for p in target.iterdir()} == {"a": "seen", "b": "b"}
+    assert not folder.path.exists()
+
+
+def test_checkpoints_look_for_a_run_in_its_bucket(bucket, monkeypatch):
+    """As far as a stand-in goes: tensorstore, which writes arrays, talks to Google itself."""
+    # Orbax asks the bucket how it is organised, through a client of its own.
+    monkeypatch.setattr(gcs_utils, "is_hierarchical_namespace_enabled", lambda path: False)
+    meta = Meta(settings={}, data=[], vocabulary="", versions={})
+    with contextlib.closing(Checkpoints(f"{bucket}/runs/first", meta, 1)) as checkpoints:
+        assert checkpoints.restore(None) is None
+    assert (epath.Path(bucket) / "runs/first/checkpoints").is_dir()
+    with pytest.raises(UserError, match="gs://bucket/runs/first/checkpoints has no finished"):
+        load_meta(epath.Path(bucket) / "runs/first")
+    with pytest.raises(UserError, match="gs://bucket/runs/second has no checkpoints"):
+        load_meta(epath.Path(bucket) / "runs/second")
