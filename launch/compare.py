@@ -5,9 +5,8 @@
 Prints the table as Markdown. The runs are called by the names of their folders.
 """
 
-import pathlib
-
 from absl import app, flags
+from etils import epath
 
 from k3m_jax.evaluation.curves import comparison_table, draw_comparison
 from k3m_jax.settings import UserError
@@ -23,13 +22,13 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     runs = {}
-    for folder in map(pathlib.Path, RUNS.value):
+    for folder in map(epath.Path, RUNS.value):
         if not (lines := read_metrics(folder / METRICS)):
             raise UserError(f"--runs: {folder} has no {METRICS}: is it the --workdir of a run?")
         if folder.name in runs:
             raise UserError(f"--runs: two runs are called {folder.name}: rename a folder")
         runs[folder.name] = lines
-    draw_comparison(runs, pathlib.Path(OUTPUT.value))
+    draw_comparison(runs, epath.Path(OUTPUT.value))
     print(comparison_table(runs))
     print(f"written: {OUTPUT.value}")
 
