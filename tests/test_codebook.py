@@ -89,3 +89,15 @@ def test_the_same_input_gives_the_same_classes_and_they_survive_a_file(tmp_path)
     # Every patch is nearest to its own centre.
     distance = np.linalg.norm(descriptors[:, None] - book.centres, axis=-1)
     np.testing.assert_array_equal(classes, distance.argmin(-1))
+
+
+def test_classes_nearly_as_far_are_told_apart_as_one_always_would():
+    """In float32 the order of a sum decided, and that is the number of threads'."""
+    rng = np.random.default_rng(0)
+    descriptors = rng.normal(scale=30, size=(200, 80)).astype(np.float32)
+    for x in descriptors:
+        steps = rng.normal(size=(2, 80))
+        steps *= np.array([[1.0], [1.001]]) / np.linalg.norm(steps, axis=1, keepdims=True)
+        centres = (x + 0.01 * steps).astype(np.float32)
+        exact = ((centres.astype(np.float64) - x) ** 2).sum(-1).argmin()
+        assert codebooks.Codebook(centres, 8).nearest(x[None]) == [exact]

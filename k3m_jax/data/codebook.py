@@ -36,7 +36,10 @@ class Codebook:
 
     def nearest(self, descriptors: np.ndarray) -> np.ndarray:
         """The nearest class of each descriptor: [N, Z] to int32 [N]."""
-        distance = (self.centres**2).sum(-1) - 2 * descriptors @ self.centres.T
+        # In float32 two classes may be as good as equally far, and the threads of the product
+        # choose: then two builds of the same records differ.
+        centres = self.centres.astype(np.float64)
+        distance = (centres**2).sum(-1) - 2 * descriptors.astype(np.float64) @ centres.T
         return distance.argmin(-1).astype(np.int32)
 
     def save(self, path: epath.PathLike) -> None:
