@@ -1,11 +1,13 @@
 """The image encoder: regions of a picture, the whole picture first."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from k3m_jax import settings
-from k3m_jax.model.layers import SelfAttentionLayer, dense, layer_norm, repeat
+from k3m_jax.model.layers import SelfAttentionLayer, Stack, dense, layer_norm, repeat
 
 
 def region_features(inputs: jax.Array) -> jax.Array:
@@ -15,8 +17,39 @@ def region_features(inputs: jax.Array) -> jax.Array:
     return inputs.astype(jnp.float32)
 
 
+def whole_picture_first(inputs: jax.Array, hidden: jax.Array, mask: jax.Array) -> jax.Array:
+    """Region inputs [B, N, F], hidden [B, N] and mask [B, R] -> features [B, R, F], float32.
+
+    Hidden regions are blanked before anything else reads them: the whole picture, which is the mean
+    of its regions, would tell them.
+    """
+    seen = (mask[:, 1:] & ~hidden)[..., None]
+    features = jnp.where(seen, region_features(inputs), 0.0)
+    count = jnp.maximum(mask[:, 1:].sum(1), 1)[:, None, None]
+    whole = features.sum(1, keepdims=True) / count
+    return jnp.concatenate([whole, features], 1)
+
+
+class ImageEmbedding(nn.Module):
+    """`LayerNorm(W_f f + W_l l)` of features f and boxes l, dropout."""
+
+    width: int
+    dropout: float
+    dtype: jnp.dtype
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, features: jax.Array, boxes: jax.Array) -> jax.Array:
+        """Features [B, R, F] and boxes [B, R, 5] -> [B, R, Dv]."""
+        features, boxes = features.astype(self.dtype), boxes.astype(self.dtype)
+        x = dense(self.width, ("features", "image_embed"), self.dtype, "feature_map")(features)
+        x += dense(self.width, ("box", "image_embed"), self.dtype, "box_map")(boxes)
+        x = layer_norm(self.dtype, "norm")(x)
+        return nn.Dropout(self.dropout)(x, deterministic=self.deterministic)
+
+
 class ImageEncoder(nn.Module):
-    """`LayerNorm(W_f f + W_l l)` of features f and boxes l, then Transformer layers."""
+    """Embeddings of regions, then Transformer layers."""
 
     sizes: settings.Encoder
     dropout: float
@@ -24,7 +57,16 @@ class ImageEncoder(nn.Module):
     remat: bool
     deterministic: bool
 
-    @nn.compact
+    def setup(self) -> None:
+        """The embedding's parameters lie beside the layers."""
+        self.embedding = ImageEmbedding(
+            self.sizes.width, self.dropout, self.dtype, self.deterministic
+        )
+        nn.share_scope(self, self.embedding)
+        self.layers = repeat(
+            SelfAttentionLayer, self.sizes.layers, self.remat, **self._fields(), name="layers"
+        )
+
     def __call__(
         self, inputs: jax.Array, hidden: jax.Array, boxes: jax.Array, mask: jax.Array
     ) -> jax.Array:
@@ -39,28 +81,20 @@ class ImageEncoder(nn.Module):
         Returns:
           [B, R, Dv].
         """
-        # Hidden regions are blanked before anything else reads them: the mean would tell them.
-        seen = (mask[:, 1:] & ~hidden)[..., None]
-        features = jnp.where(seen, region_features(inputs), 0.0)
-        count = jnp.maximum(mask[:, 1:].sum(1), 1)[:, None, None]
-        whole = features.sum(1, keepdims=True) / count
-        features = jnp.concatenate([whole, features], 1).astype(self.dtype)
-        width = self.sizes.width
-        x = dense(width, ("features", "image_embed"), self.dtype, "feature_map")(features)
-        x += dense(width, ("box", "image_embed"), self.dtype, "box_map")(boxes.astype(self.dtype))
-        x = layer_norm(self.dtype, "norm")(x)
-        x = nn.Dropout(self.dropout)(x, deterministic=self.deterministic)
-        layers = repeat(
-            SelfAttentionLayer,
-            self.sizes.layers,
-            self.remat,
-            width=width,
-            heads=self.sizes.heads,
-            mlp=self.sizes.mlp,
-            axis="image_embed",
-            dropout=self.dropout,
-            dtype=self.dtype,
-            deterministic=self.deterministic,
-            name="layers",
-        )
-        return layers(x, mask)[0]
+        features = whole_picture_first(inputs, hidden, mask)
+        return self.layers(self.embedding(features, boxes), mask)[0]
+
+    def stack(self) -> Stack:
+        """The layers, for another schedule than one after the other."""
+        return Stack.of(self.layers, SelfAttentionLayer, self.remat, **self._fields())
+
+    def _fields(self) -> dict[str, Any]:
+        return {
+            "width": self.sizes.width,
+            "heads": self.sizes.heads,
+            "mlp": self.sizes.mlp,
+            "axis": "image_embed",
+            "dropout": self.dropout,
+            "dtype": self.dtype,
+            "deterministic": self.deterministic,
+        }

@@ -1,15 +1,20 @@
 """The image-text interactor: co-attention blocks, as in ViLBERT (Lu et al., 2019)."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from k3m_jax import settings
-from k3m_jax.model.layers import TransformerLayer, repeat
+from k3m_jax.model.layers import Stack, TransformerLayer, repeat
 
 
 class CoAttentionBlock(nn.Module):
-    """Each stream attends to the other as both were before the block."""
+    """Each stream attends to the other as both were before the block.
+
+    Two streams of text exchange likewise: one of them then has the image's place.
+    """
 
     sizes: settings.Interactor
     text_width: int
@@ -17,6 +22,7 @@ class CoAttentionBlock(nn.Module):
     dropout: float
     dtype: jnp.dtype
     deterministic: bool
+    image_axis: str = "image_embed"  # logical name of `image_width`
 
     @nn.compact
     def __call__(
@@ -30,7 +36,7 @@ class CoAttentionBlock(nn.Module):
             self.sizes.heads,
             self.sizes.text_mlp,
             "embed",
-            "image_embed",
+            self.image_axis,
             self.dropout,
             self.dtype,
             self.deterministic,
@@ -41,7 +47,7 @@ class CoAttentionBlock(nn.Module):
             self.sizes.width,
             self.sizes.heads,
             self.sizes.image_mlp,
-            "image_embed",
+            self.image_axis,
             "embed",
             self.dropout,
             self.dtype,
@@ -61,22 +67,31 @@ class Interactor(nn.Module):
     dtype: jnp.dtype
     remat: bool
     deterministic: bool
+    image_axis: str = "image_embed"
 
-    @nn.compact
+    def setup(self) -> None:
+        """The blocks."""
+        self.blocks = repeat(
+            CoAttentionBlock, self.sizes.blocks, self.remat, **self._fields(), name="blocks"
+        )
+
     def __call__(
         self, text: jax.Array, image: jax.Array, text_mask: jax.Array, image_mask: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Text [B, T, D], image [B, R, Dv] and their masks -> interactive features, same shapes."""
-        blocks = repeat(
-            CoAttentionBlock,
-            self.sizes.blocks,
-            self.remat,
-            sizes=self.sizes,
-            text_width=self.text_width,
-            image_width=self.image_width,
-            dropout=self.dropout,
-            dtype=self.dtype,
-            deterministic=self.deterministic,
-            name="blocks",
-        )
-        return blocks((text, image), text_mask, image_mask)[0]
+        return self.blocks((text, image), text_mask, image_mask)[0]
+
+    def stack(self) -> Stack:
+        """The blocks, for a schedule that has something between them."""
+        return Stack.of(self.blocks, CoAttentionBlock, self.remat, **self._fields())
+
+    def _fields(self) -> dict[str, Any]:
+        return {
+            "sizes": self.sizes,
+            "text_width": self.text_width,
+            "image_width": self.image_width,
+            "dropout": self.dropout,
+            "dtype": self.dtype,
+            "deterministic": self.deterministic,
+            "image_axis": self.image_axis,
+        }

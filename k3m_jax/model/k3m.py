@@ -76,7 +76,7 @@ class K3M(nn.Module):
             batch["link_property_spans"].reshape(B * J, 2),
             batch["link_value_spans"].reshape(B * J, 2),
         )
-        words = self.text_encoder.words
+        words = self.text_encoder.embedding.words
         return Outputs(
             product,
             self.mlm_head(product.title, batch["mlm_positions"], words),

@@ -6,6 +6,7 @@ them are spread over which devices. Post-norm layers, exact GELU, epsilon 1e-12,
 """
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -106,13 +107,18 @@ class Attention(nn.Module):
         """x [B, Q, width], context [B, S, …], mask [B, S] of valid context -> [B, Q, width].
 
         Where no context is valid, nothing is attended to: the output is the output map's bias.
+        A mask that is not bool is added to the scores, as older code does; it leaves nothing out.
         """
         shape = (self.heads, self.inner // self.heads)
         q = dense(shape, (self.axis, "heads", "kv"), self.dtype, "query")(x)
         k = dense(shape, (self.context_axis, "heads", "kv"), self.dtype, "key")(context)
         v = dense(shape, (self.context_axis, "heads", "kv"), self.dtype, "value")(context)
         scores = jnp.einsum("bqhd,bshd->bhqs", q, k, preferred_element_type=jnp.float32)
-        weights = masked_softmax(scores * shape[1] ** -0.5, mask[:, None, None, :], axis=-1)
+        scores, mask = scores * shape[1] ** -0.5, mask[:, None, None, :]
+        if mask.dtype == bool:
+            weights = masked_softmax(scores, mask, axis=-1)
+        else:
+            weights = jax.nn.softmax(scores + mask, axis=-1)
         weights = nn.Dropout(self.dropout)(weights, deterministic=self.deterministic)
         out = jnp.einsum("bhqs,bshd->bqhd", weights.astype(self.dtype), v)
         return dense(self.width, ("heads", "kv", self.axis), self.dtype, "out", inputs=2)(out)
@@ -202,3 +208,26 @@ def repeat(layer: type[nn.Module], times: int, remat: bool, **fields) -> nn.Modu
         length=times,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )(**fields)
+
+
+class Stack(NamedTuple):
+    """What `repeat` made, to be run layer by layer, in parts or more than once."""
+
+    layer: nn.Module  # one of them, unbound
+    params: Any  # of all: [times, …] each
+    remat: bool
+
+    @classmethod
+    def of(cls, repeated: nn.Module, layer: type[nn.Module], remat: bool, **fields) -> "Stack":
+        """`repeated` is `repeat(layer, …, remat, **fields)`, initialised."""
+        params = nn.unbox(repeated.variables["params"])
+        return cls(layer(**fields, parent=None), params, remat)
+
+    def apply(self, params: Any, key: jax.Array, *args: Any) -> Any:
+        """One layer of `params`, its dropout drawn from `key`: (x, …) -> x."""
+
+        def run(params, key, *args):
+            return self.layer.apply({"params": params}, *args, rngs={"dropout": key})[0]
+
+        run = jax.checkpoint(run, prevent_cse=False) if self.remat else run
+        return run(params, key, *args)

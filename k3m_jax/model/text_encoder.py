@@ -1,5 +1,7 @@
 """The text encoder (BERT), shared by titles, knowledge texts and candidate triples."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 from k3m_jax import settings
 from k3m_jax.model.layers import (
     SelfAttentionLayer,
+    Stack,
     constrain,
     layer_norm,
     masked_mean,
@@ -16,8 +19,41 @@ from k3m_jax.model.layers import (
 from k3m_jax.parallel import shardings
 
 
+class TextEmbedding(nn.Module):
+    """Word, position and type embeddings, LayerNorm, dropout."""
+
+    width: int
+    vocabulary: int
+    positions: int
+    dropout: float
+    dtype: jnp.dtype
+    deterministic: bool
+
+    def setup(self) -> None:
+        """Tables; that of the words is read again by the MLM head."""
+        width = self.width
+        self.words = self.param("words", table("vocab", "embed"), (self.vocabulary, width))
+        self.position_table = self.param(
+            "position_table", table("positions", "embed"), (self.positions, width)
+        )
+        # BERT's token types: every text here is of type 0, and imported weights have both.
+        self.type_table = self.param("type_table", table("types", "embed"), (2, width))
+        self.norm = layer_norm(self.dtype, "norm")
+        self.drop = nn.Dropout(self.dropout, deterministic=self.deterministic)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Tokens [B, S] -> [B, S, D]."""
+        # Where tables are split by their width they are put together before they are looked up, or
+        # each hidden state would be.
+        words = shardings.constrain(self.words, "vocab", "width")
+        places = shardings.constrain(self.position_table, "positions", "width")
+        types = shardings.constrain(self.type_table, "types", "width")
+        x = words[tokens] + places[: tokens.shape[1]] + types[0]
+        return self.drop(constrain(self.norm(x)))
+
+
 class TextEncoder(nn.Module):
-    """Word and position embeddings, LayerNorm, Transformer layers."""
+    """Embeddings, then Transformer layers."""
 
     sizes: settings.Encoder
     vocabulary: int
@@ -28,39 +64,38 @@ class TextEncoder(nn.Module):
     deterministic: bool
 
     def setup(self) -> None:
-        """Tables and layers; the word table is read again by the MLM head."""
-        width = self.sizes.width
-        self.words = self.param("words", table("vocab", "embed"), (self.vocabulary, width))
-        self.position_table = self.param(
-            "position_table", table("positions", "embed"), (self.positions, width)
+        """The embeddings' parameters lie beside the layers."""
+        self.embedding = TextEmbedding(
+            self.sizes.width,
+            self.vocabulary,
+            self.positions,
+            self.dropout,
+            self.dtype,
+            self.deterministic,
         )
-        # BERT's token types: every text here is of type 0, and imported weights have both.
-        self.type_table = self.param("type_table", table("types", "embed"), (2, width))
-        self.norm = layer_norm(self.dtype, "norm")
-        self.drop = nn.Dropout(self.dropout, deterministic=self.deterministic)
+        nn.share_scope(self, self.embedding)
         self.layers = repeat(
-            SelfAttentionLayer,
-            self.sizes.layers,
-            self.remat,
-            width=width,
-            heads=self.sizes.heads,
-            mlp=self.sizes.mlp,
-            axis="embed",
-            dropout=self.dropout,
-            dtype=self.dtype,
-            deterministic=self.deterministic,
-            name="layers",
+            SelfAttentionLayer, self.sizes.layers, self.remat, **self._fields(), name="layers"
         )
 
     def __call__(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
         """Tokens [B, S] and mask [B, S] of valid ones -> last hidden states [B, S, D]."""
-        # Where tables are split by their width they are put together before they are looked up, or
-        # each hidden state would be.
-        words = shardings.constrain(self.words, "vocab", "width")
-        places = shardings.constrain(self.position_table, "positions", "width")
-        types = shardings.constrain(self.type_table, "types", "width")
-        x = words[tokens] + places[: tokens.shape[1]] + types[0]
-        return self.layers(self.drop(constrain(self.norm(x))), mask)[0]
+        return self.layers(self.embedding(tokens), mask)[0]
+
+    def stack(self) -> Stack:
+        """The layers, for another schedule than one after the other."""
+        return Stack.of(self.layers, SelfAttentionLayer, self.remat, **self._fields())
+
+    def _fields(self) -> dict[str, Any]:
+        return {
+            "width": self.sizes.width,
+            "heads": self.sizes.heads,
+            "mlp": self.sizes.mlp,
+            "axis": "embed",
+            "dropout": self.dropout,
+            "dtype": self.dtype,
+            "deterministic": self.deterministic,
+        }
 
 
 def span_means(hidden: jax.Array, spans: jax.Array) -> jax.Array:
