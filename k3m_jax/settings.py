@@ -134,6 +134,9 @@ class Interactor:
     heads: Count = 8
     image_mlp: Count = 1024
     text_mlp: Count = 3072
+    # `release` alone: how many layers of its own each stream has run before block k.
+    text_layers: tuple[Amount, ...] = ()
+    image_layers: tuple[Amount, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +162,7 @@ class Structure:
 class Model:
     """Sizes and modes of K3M."""
 
+    preset: Literal["paper", "release"] = "paper"  # the method, or the authors' public code
     text: Encoder = Encoder(layers=12, width=768, heads=12, mlp=3072)
     image: Encoder = Encoder(layers=6, width=1024, heads=8, mlp=1024)
     interactor: Interactor = Interactor()
@@ -200,12 +204,21 @@ class LinkPrediction:
 
 
 @dataclasses.dataclass(frozen=True)
+class Released:
+    """What `release` has in the place of link prediction: one of its two tasks."""
+
+    weight: Magnitude = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Objectives:
-    """The three pretraining tasks; the total is their weighted sum."""
+    """The pretraining tasks; the total is the weighted sum of those of the preset."""
 
     mlm: MaskedLanguage = MaskedLanguage()
     mom: MaskedObject = MaskedObject()
-    lpm: LinkPrediction = LinkPrediction()
+    lpm: LinkPrediction = LinkPrediction()  # `paper` alone
+    mvm: Released = Released()  # masked modelling of the triples' values
+    structure: Released = Released()  # c* told from another product's c beside the same triples
     # Rows among which an item finds other products as negatives (LPM, NCE). Groups are contiguous
     # and never straddle devices, hosts or micro-batches, so none of those changes the loss.
     group: Count = 16
@@ -440,6 +453,7 @@ def _check(s: Settings) -> None:
     if list(dataclasses.astuple(s.mesh)).count(-1) > 1:
         raise UserError("mesh: only one axis can be -1")
     _check_distributed(s.distributed)
+    _check_preset(s)
 
 
 def _check_distributed(d: Distributed) -> None:
@@ -458,6 +472,40 @@ def _check_distributed(d: Distributed) -> None:
             f"distributed.process {d.process} is not one of distributed.processes {d.processes}, "
             "which count from 0"
         )
+
+
+RELEASED_STRUCTURE = Structure(heads=1, residual="identity", combine="concat")
+
+
+def _check_preset(s: Settings) -> None:
+    """The schedule and the structure aggregation are those of the preset."""
+    blocks = s.model.interactor.blocks
+    released = s.model.preset == "release"
+    for key, schedule, layers in (
+        ("model.interactor.text_layers", s.model.interactor.text_layers, s.model.text.layers),
+        ("model.interactor.image_layers", s.model.interactor.image_layers, s.model.image.layers),
+    ):
+        if not released and schedule:
+            raise UserError(f"{key}: the schedule is of model.preset 'release', leave it at ()")
+        if released and len(schedule) != blocks:
+            raise UserError(
+                f"{key} has {len(schedule)} numbers for {blocks} model.interactor.blocks"
+            )
+        if list(schedule) != sorted(schedule) or max(schedule, default=0) > layers:
+            raise UserError(f"{key}: {schedule} does not rise, or passes the {layers} layers")
+    if not released:
+        return
+    if s.model.structure != RELEASED_STRUCTURE:
+        wanted = dataclasses.asdict(RELEASED_STRUCTURE)
+        told = ", ".join(f"model.structure.{name}={value!r}" for name, value in wanted.items())
+        raise UserError(f"model.preset 'release' has {told}")
+    if s.model.text.width % s.model.interactor.heads:
+        raise UserError(
+            f"model.interactor.heads: {s.model.interactor.heads} heads do not divide model.text."
+            f"width {s.model.text.width}, the width at which titles and knowledge interact"
+        )
+    if s.objectives.mom.variant != "kl":
+        raise UserError("objectives.mom.variant: model.preset 'release' has 'kl' alone")
 
 
 def _check_ranges(group: Any, prefix: str = "") -> None:

@@ -18,7 +18,7 @@ from tests.products import (
     settings_for,
     tokenizer,
 )
-from tests.tiny import TINY
+from tests.tiny import TINY, released
 
 DETECTED = Image(front_end="regions", regions=4, feature_dim=6, top_classes=3)
 
@@ -181,3 +181,27 @@ def test_the_answers_of_evaluation():
     assert answers["link_target"][[1, 4]].tolist() == [-1, -1]
     assert set(answers["link_known"][0].tolist()) - {-1} == {silk, wool}
     assert link_answers([None])["link_known"].shape == (1, 0)
+
+
+def test_a_batch_of_the_release_preset_is_as_described():
+    s = released(settings())
+    records = [*products(2), record(5, [("colour", "red")]), record(6, [])]
+    batch = collate([*examples_of(records, s), None, None, None, None], s, 0, 0)
+    assert_matches_spec(batch, s, 8)
+    asked = batch["value_weights"].astype(bool)
+    assert (batch["knowledge_tokens"][asked] == tokenizer().mask).all()
+    assert (batch["knowledge_tokens"] == tokenizer().mask).sum() == asked.sum()
+    assert (batch["value_targets"][asked] != tokenizer().mask).all()
+    # One triple is shown whole, and none has nothing to show.
+    assert asked.any(1).tolist() == [True, True] + [False] * 6
+    # A row with triples whose next is a product; the last of the group of four has the first.
+    assert batch["pair_weights"].tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
+    assert not batch["mismatched"].any()
+
+
+def test_an_item_of_more_than_ten_triples_and_one_alone_make_a_batch_of_the_release_preset():
+    s = released(settings(objectives=Objectives(group=1)))
+    many = record(0, [("colour", str(i)) for i in range(150)])
+    (batch,) = (collate(examples_of([many], s), s, 0, 0),)
+    assert batch["triple_mask"].sum() == 3  # [CLS], 3 x "colour : i ;", [SEP] in 16 tokens
+    assert batch["pair_weights"].tolist() == [0]

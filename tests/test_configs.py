@@ -9,7 +9,14 @@ from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.settings import Settings, UserError
 from k3m_jax.training.compilation import Program
 
-NAMES = ("k3m_base", "quickstart", "gpu_debug", "overfit_batch", "minilm_warm_start")
+NAMES = (
+    "k3m_base",
+    "k3m_release",
+    "quickstart",
+    "gpu_debug",
+    "overfit_batch",
+    "minilm_warm_start",
+)
 
 
 def load(name, variant=""):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from k3m_jax.data.knowledge import candidates, knowledge_text
+from k3m_jax.data.knowledge import candidates, knowledge_text, mask_values
 from tests.products import tokenizer
 
 LONG = " ".join(str(n) for n in range(100, 160))
@@ -79,3 +79,31 @@ def test_candidates_are_padded_and_cut_with_the_value_kept_longest():
         assert not made.tokens[row, p + v + 2 :].any()
     assert spelled(made.tokens[0], made.value_spans[0]) == "red"
     assert candidates([], tokenizer(), 8).tokens.shape == (0, 8)
+
+
+def test_marks_stand_between_and_in_no_span():
+    triples = [("colour", "red"), ("fibre", "wool"), ("brand", "1 2 3")]
+    text = knowledge_text(triples, tokenizer(), 32, 8, marks=True)
+    colon, semicolon = (tokenizer().encode_term(mark)[0] for mark in ":;")
+    assert read(text) == triples
+    assert text.tokens[2::4][:2] == (colon, colon)
+    assert text.tokens[4::4][:2] == (semicolon, semicolon)
+    assert text.tokens[-2:] == (semicolon, tokenizer().sep)
+    # Each triple needs two tokens more: of eleven, nine are between [CLS] and [SEP].
+    assert read(knowledge_text(triples, tokenizer(), 11, 8, marks=True)) == triples[:2]
+    ((p, v),) = read(knowledge_text([(LONG, LONG)], tokenizer(), 8, 8, marks=True))
+    assert LONG.startswith(p)
+    assert LONG.startswith(v)
+    assert len(p.split()) + len(v.split()) == 4
+
+
+def test_all_values_but_the_first_are_masked():
+    triples = [("colour", "red"), ("brand", "1 2 3"), ("fibre", "wool")]
+    text = knowledge_text(triples, tokenizer(), 32, 8, marks=True)
+    masked, positions, targets = mask_values(text, tokenizer().mask)
+    assert tokenizer().decode(targets) == "1 2 3 wool"
+    assert [text.tokens[i] for i in positions] == targets
+    assert all(masked.tokens[i] == tokenizer().mask for i in positions)
+    kept = [i for i in range(len(text.tokens)) if i not in positions]
+    assert [masked.tokens[i] for i in kept] == [text.tokens[i] for i in kept]
+    assert mask_values(knowledge_text([], tokenizer(), 32, 8), 1)[1:] == ([], [])

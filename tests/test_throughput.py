@@ -12,8 +12,10 @@ from k3m_jax.training import throughput
 from k3m_jax.training.throughput import Stopwatch, forward_flops, peak_flops
 
 
-@pytest.mark.parametrize("fusion", ["hard", "soft"])
-def test_the_formula_counts_what_the_compiler_counts(fusion):
+@pytest.mark.parametrize(
+    ("fusion", "preset"), [("hard", "paper"), ("soft", "paper"), ("soft", "release")]
+)
+def test_the_formula_counts_what_the_compiler_counts(fusion, preset):
     """Of one layer each, for the compiler counts the body of a scan once; wide enough that matrix
     products outweigh the elementwise work, which the formula leaves out."""
     wide = s.Encoder(layers=1, width=256, heads=4, mlp=512)
@@ -26,11 +28,26 @@ def test_the_formula_counts_what_the_compiler_counts(fusion):
             fusion=s.Fusion(mode=fusion),
         )
     )
+    if preset == "release":
+        settings = of_the_release(settings, fusion)
     network, rows = Network(settings), settings.objectives.group
     params = jax.eval_shape(lambda: unbox(network.init_params(jax.random.key(0))))
     lowered = jax.jit(network.apply).lower(params, random_batch(settings, rows))
     counted = lowered.cost_analysis()["flops"] / rows
     assert forward_flops(settings) == pytest.approx(counted, rel=0.05)
+
+
+def of_the_release(settings, fusion):
+    """The only layers after the only block: each runs for both of a stream's passes."""
+    inter = dataclasses.replace(settings.model.interactor, text_layers=(0,), image_layers=(0,))
+    model = dataclasses.replace(
+        settings.model,
+        preset="release",
+        interactor=inter,
+        fusion=s.Fusion(mode=fusion),
+        structure=s.RELEASED_STRUCTURE,
+    )
+    return dataclasses.replace(settings, model=model)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,21 @@ TINY = s.Settings(
 )
 
 
+def released(settings: s.Settings, mode: str = "hard") -> s.Settings:
+    """The same in the `release` preset: a layer of each stream after each block."""
+    steps = {f"{stream}_layers": (0, 1) for stream in ("text", "image")}
+    model = dataclasses.replace(
+        settings.model,
+        preset="release",
+        interactor=dataclasses.replace(settings.model.interactor, **steps),
+        fusion=s.Fusion(mode=mode, temperature_end=1.0),
+        structure=s.RELEASED_STRUCTURE,
+    )
+    changed = dataclasses.replace(settings, model=model)
+    changed.check()
+    return changed
+
+
 @functools.cache
 def tiny_program(settings: s.Settings = TINY, *mesh: int) -> Program:
     """Compiled once for all tests; `mesh` is (data, fsdp, tensor), and one device if left out."""

@@ -38,6 +38,8 @@ PRODUCT_ARRAYS = (
     "triple_mask",
 )
 
+i32, f32, flag = np.dtype(np.int32), np.dtype(np.float32), np.dtype(bool)
+
 
 def masked_tokens(title_length: int, rate: float) -> int:
     """M: how many tokens of a title of `title_length` can be asked for at `rate`."""
@@ -53,16 +55,10 @@ def batch_spec(settings: Settings, rows: int) -> dict[str, tuple[tuple[int, ...]
     """
     s = settings
     B, T, K, X, N = rows, s.lengths.title, s.lengths.knowledge, s.lengths.triples, s.image.regions
-    L, J, O = (
-        s.lengths.candidate,
-        1 + s.objectives.lpm.negative_values,
-        s.objectives.lpm.negative_items,
-    )
     F, c = s.image.input_dim, s.image.top_classes
     M = masked_tokens(T, s.objectives.mlm.rate)
-    i32, f32, flag = np.dtype(np.int32), np.dtype(np.float32), np.dtype(bool)
     region = np.dtype(np.uint8 if s.image.front_end == "patches" else np.float16)
-    return {
+    spec = {
         # Text: [CLS] title [SEP], the masked tokens already replaced.
         "title_tokens": ((B, T), i32),
         "title_mask": ((B, T), flag),  # valid, special tokens included
@@ -79,11 +75,24 @@ def batch_spec(settings: Settings, rows: int) -> dict[str, tuple[tuple[int, ...]
         "class_ids": ((B, N, c), i32),  # the detector's or codebook's most probable classes …
         "class_probs": ((B, N, c), f32),  # … and their probabilities, summing to 1
         # Knowledge: [CLS] property value property value … [SEP], the asked triple taken out.
+        # `release`: [CLS] property : value ; property : value ; … [SEP], nothing taken out.
         "knowledge_tokens": ((B, K), i32),
         "knowledge_mask": ((B, K), flag),
         "property_spans": ((B, X, 2), i32),
         "value_spans": ((B, X, 2), i32),
         "triple_mask": ((B, X), flag),
+    }
+    if s.model.preset == "release":
+        return spec | {
+            # The values of all triples but the first are [MASK].
+            "value_targets": ((B, K), i32),
+            "value_weights": ((B, K), f32),  # 1 where a token is asked for
+            "pair_weights": ((B,), f32),  # 1 where triples stand and the next row is a product
+            "mismatched": ((B,), flag),  # a stream that is another product's; here none ever is
+        }
+    L, O = s.lengths.candidate, s.objectives.lpm.negative_items
+    J = 1 + s.objectives.lpm.negative_values
+    return spec | {
         # Link prediction: [CLS] property value [SEP] of the asked triple and of false ones.
         "link_tokens": ((B, J, L), i32),
         "link_mask": ((B, J, L), flag),
@@ -101,9 +110,10 @@ def random_batch(settings: Settings, rows: int, seed: int = 0) -> dict[str, np.n
     s, G = settings, settings.objectives.group
     batch = {k: np.zeros(shape, dtype) for k, (shape, dtype) in batch_spec(s, rows).items()}
     T, K, X, L = s.lengths.title, s.lengths.knowledge, s.lengths.triples, s.lengths.candidate
-    for name in ("title_tokens", "knowledge_tokens", "link_tokens", "mlm_targets"):
+    tokens = ("title_tokens", "knowledge_tokens", "link_tokens", "mlm_targets", "value_targets")
+    for name in filter(batch.__contains__, tokens):
         batch[name] = rng.integers(0, s.model.vocabulary, batch[name].shape).astype(np.int32)
-    for name in ("title_mask", "region_mask", "knowledge_mask", "link_mask"):
+    for name in ("title_mask", "region_mask", "knowledge_mask"):
         batch[name][:] = True
     batch["title_content"][:, 1 : T - 1] = True
     M = batch["mlm_positions"].shape[1]
@@ -128,6 +138,11 @@ def random_batch(settings: Settings, rows: int, seed: int = 0) -> dict[str, np.n
     batch["property_spans"][:, :triples] = np.stack([start, start + 1], -1)
     batch["value_spans"][:, :triples] = np.stack([start + 1, start + 2], -1)
     batch["triple_mask"][:, :triples] = True
+    if s.model.preset == "release":
+        batch["value_weights"][:, start[1:] + 1] = 1
+        batch["pair_weights"][:] = G > 1
+        return batch
+    batch["link_mask"][:] = True
     batch["link_property_spans"][:] = (1, 2)
     batch["link_value_spans"][:] = (2, L - 1)
     batch["link_value_weights"][:] = 1

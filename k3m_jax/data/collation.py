@@ -29,14 +29,21 @@ def collate(
         for name, (shape, dtype) in batch_spec(settings, len(examples)).items()
     }
     arrays["region_boxes"][:, 0] = (0, 0, 1, 1, 1)
+    released = settings.model.preset == "release"
     for row, example in enumerate(examples):
         if example is not None:
             batch = {name: array[row] for name, array in arrays.items()}
             _write_title(batch, example)
             _write_regions(batch, example, settings.objectives.mom.variant == "kl")
             _write_knowledge(batch, example)
-            _write_links(batch, example)
-    _write_other_items(arrays, examples, settings, first_group, seed)
+            if released:
+                _write_values(batch, example)
+            else:
+                _write_links(batch, example)
+    if released:
+        arrays["pair_weights"][:] = _pairs(examples, settings.objectives.group)
+    else:
+        _write_other_items(arrays, examples, settings, first_group, seed)
     return arrays
 
 
@@ -91,6 +98,22 @@ def _write_knowledge(row: dict[str, np.ndarray], example: Example) -> None:
         row["property_spans"][:x] = text.property_spans
         row["value_spans"][:x] = text.value_spans
         row["triple_mask"][:x] = True
+
+
+def _write_values(row: dict[str, np.ndarray], example: Example) -> None:
+    positions = list(example.value_positions)
+    row["value_targets"][positions] = example.value_targets
+    row["value_weights"][positions] = 1
+
+
+def _pairs(examples: Sequence[Example | None], group: int) -> list[bool]:
+    """Rows with triples whose next row, in the circle of their group, is another product."""
+    starts = [row - row % group for row in range(len(examples))]
+    following = [start + (row + 1 - start) % group for row, start in enumerate(starts)]
+    return [
+        bool(example and example.knowledge.value_spans and examples[other] and other != row)
+        for row, (example, other) in enumerate(zip(examples, following, strict=True))
+    ]
 
 
 def _write_links(row: dict[str, np.ndarray], example: Example) -> None:

@@ -1,14 +1,20 @@
 """One record to one example: tokenised, masked, its question drawn; not padded yet."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from k3m_jax.data import links, masking
 from k3m_jax.data.batch import masked_tokens
-from k3m_jax.data.knowledge import Candidates, KnowledgeText, candidates, knowledge_text
+from k3m_jax.data.knowledge import (
+    Candidates,
+    KnowledgeText,
+    candidates,
+    knowledge_text,
+    mask_values,
+)
 from k3m_jax.data.regions import Regions
 from k3m_jax.data.tokenization import Tokenizer
 from k3m_jax.settings import Settings
@@ -26,6 +32,8 @@ class Example:
     region_asked: np.ndarray  # bool [n]
     region_hidden: np.ndarray  # bool [n]
     knowledge: KnowledgeText
+    value_positions: Sequence[int]  # `release`: what is masked of the knowledge text …
+    value_targets: Sequence[int]  # … and what stood there
     question: links.Question | None
     candidates: Candidates | None  # the asked triple, then false ones that read otherwise: up to J
     facts: frozenset[int]  # the item's pairs in the table, those not shown included
@@ -46,6 +54,7 @@ class Prepare:
     ):
         self._lengths, self._objectives = settings.lengths, settings.objectives
         self._tokenizer, self._table, self._training = tokenizer, table, training
+        self._released = settings.model.preset == "release"
         self._limit = masked_tokens(settings.lengths.title, settings.objectives.mlm.rate)
 
     def __call__(self, record: Mapping[str, Any], rng: np.random.Generator) -> Example:
@@ -61,7 +70,10 @@ class Prepare:
 
         triples = list(zip(record["properties"], record["values"], strict=True))
         ids = [self._table.id(name, value) for name, value in triples]
-        question = links.ask(ids, self._table, self._objectives.lpm.negative_values, link_rng)
+        question = None
+        if not self._released:
+            count = self._objectives.lpm.negative_values
+            question = links.ask(ids, self._table, count, link_rng)
         shown = record.get("told", triples)
         if question:
             # Every copy of the asked pair goes, and whatever has the same tokens, or the answer
@@ -70,6 +82,7 @@ class Prepare:
             shown = [triple for triple in shown if self._terms(triple) != answer]
         if self._training:
             shown = [shown[i] for i in link_rng.permutation(len(shown))]
+        knowledge, value_positions, value_targets = self._knowledge(shown)
         return Example(
             record=record,
             title=title,
@@ -78,13 +91,23 @@ class Prepare:
             regions=regions,
             region_asked=asked,
             region_hidden=hidden,
-            knowledge=knowledge_text(
-                shown, self._tokenizer, self._lengths.knowledge, self._lengths.triples
-            ),
+            knowledge=knowledge,
+            value_positions=value_positions,
+            value_targets=value_targets,
             question=question,
             candidates=self._candidates(question) if question else None,
             facts=frozenset(ids) - {links.UNKNOWN},
         )
+
+    def _knowledge(
+        self, triples: Sequence[tuple[str, str]]
+    ) -> tuple[KnowledgeText, Sequence[int], Sequence[int]]:
+        """The text of triples; of `release` what is masked in it and what stood there."""
+        lengths = self._lengths
+        text = knowledge_text(
+            triples, self._tokenizer, lengths.knowledge, lengths.triples, marks=self._released
+        )
+        return mask_values(text, self._tokenizer.mask) if self._released else (text, (), ())
 
     def _terms(self, pair: tuple[str, str]) -> tuple[tuple[int, ...], ...]:
         return tuple(map(self._tokenizer.encode_term, pair))

@@ -51,6 +51,9 @@ def describe(
         f"  knowledge  {_knowledge(arrays, tokenizer) if triples else 'absent'}"
         f"  ({triples} of {len(record['values'])} triples)",
     ]
+    if "value_weights" in arrays:
+        asked = int(arrays["value_weights"].sum())
+        return "\n".join([*lines, f"  asked      {asked} tokens: all values but the first"])
     asked = list(_candidates(arrays, tokenizer))
     if not asked:
         return "\n".join([*lines, "  asked      nothing: the item has no triple"])

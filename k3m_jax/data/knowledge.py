@@ -15,7 +15,10 @@ Span = tuple[int, int]  # [start, end) positions of tokens
 
 @dataclasses.dataclass(frozen=True)
 class KnowledgeText:
-    """[CLS] property value property value … [SEP]; no token at all where there is no triple."""
+    """[CLS] property value property value … [SEP]; no token at all where there is no triple.
+
+    In the `release` preset [CLS] property : value ; property : value ; … [SEP].
+    """
 
     tokens: tuple[int, ...]
     property_spans: tuple[Span, ...]
@@ -43,7 +46,12 @@ class Candidates:
 
 
 def knowledge_text(
-    triples: Iterable[tuple[str, str]], tokenizer: Tokenizer, length: int, limit: int
+    triples: Iterable[tuple[str, str]],
+    tokenizer: Tokenizer,
+    length: int,
+    limit: int,
+    *,
+    marks: bool = False,
 ) -> KnowledgeText:
     """Writes triples, in the order they come, as far as they fit.
 
@@ -56,24 +64,37 @@ def knowledge_text(
       tokenizer: what the texts are cut into tokens by.
       length: K, tokens at most.
       limit: X, triples at most.
+      marks: a colon stands after each property and a semicolon after each value, in no span.
     """
+    colon, semicolon = map(tokenizer.encode_term, ":;") if marks else ((), ())
     tokens, property_spans, value_spans = [tokenizer.cls], [], []
     for name, value in triples:
-        room = length - 1 - len(tokens)
+        marked = len(colon) + len(semicolon)
+        room = length - 1 - len(tokens) - marked
         if len(value_spans) == limit or room < 2:
             break
         p, v = tokenizer.encode_term(name), tokenizer.encode_term(value)
-        if room < len(p) + len(v) <= length - 2:
+        if room < len(p) + len(v) <= length - 2 - marked:
             continue
         p, v = _fit(p, v, room)
-        middle = len(tokens) + len(p)
-        property_spans.append((len(tokens), middle))
-        value_spans.append((middle, middle + len(v)))
-        tokens += p + v
+        property_spans.append((len(tokens), len(tokens) + len(p)))
+        tokens += p + colon
+        value_spans.append((len(tokens), len(tokens) + len(v)))
+        tokens += v + semicolon
     if not value_spans:
         return KnowledgeText((), (), ())
     tokens.append(tokenizer.sep)
     return KnowledgeText(tuple(tokens), tuple(property_spans), tuple(value_spans))
+
+
+def mask_values(text: KnowledgeText, mask: int) -> tuple[KnowledgeText, list[int], list[int]]:
+    """The text with all values but the first as [MASK], where these are and what stood there."""
+    positions = [i for span in text.value_spans[1:] for i in range(*span)]
+    tokens = list(text.tokens)
+    for i in positions:
+        tokens[i] = mask
+    masked = dataclasses.replace(text, tokens=tuple(tokens))
+    return masked, positions, [text.tokens[i] for i in positions]
 
 
 def candidates(pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer, length: int) -> Candidates:

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from k3m_jax import settings
-from k3m_jax.data.batch import Batch
+from k3m_jax.data.batch import Batch, batch_spec
 from k3m_jax.data.links import UNKNOWN, LinkTable
 from k3m_jax.data.pipeline import Inputs, eval_batches, train_batches
 from k3m_jax.data.tokenization import Tokenizer
@@ -22,6 +22,7 @@ from k3m_jax.evaluation.link_ranking import LinkRanking, Questions
 from k3m_jax.evaluation.metrics import Ranks, hits_at, reciprocal_rank
 from k3m_jax.model.k3m import Outputs
 from k3m_jax.model.network import Network
+from k3m_jax.model.released_k3m import ReleasedOutputs
 from k3m_jax.objectives import pretraining
 from k3m_jax.objectives.sums import Sum
 from k3m_jax.parallel import distributed
@@ -32,7 +33,13 @@ from k3m_jax.settings import UserError
 FLOOR_ITEMS = 2048  # training items whose answers the floors are made from
 
 # The counts of questions, by a metric that is of them.
-QUESTIONS = {"tokens": "mlm_loss", "regions": "mom_loss", "links": "link_mrr"}
+QUESTIONS = {
+    "tokens": "mlm_loss",
+    "regions": "mom_loss",
+    "links": "link_mrr",
+    "value_tokens": "mvm_loss",
+    "pairs": "structure_loss",
+}
 
 # What is read of `pretraining.sums`, by the name it has here. LPM's accuracy against a handful of
 # false triples is left to training: the ranking among all values says more.
@@ -42,6 +49,10 @@ NAMES = {
     "mom": "mom_loss",
     "mom_top1": "mom_top1",
     "lpm": "lpm_loss",
+    "mvm": "mvm_loss",
+    "mvm_accuracy": "mvm_accuracy",
+    "structure": "structure_loss",
+    "structure_accuracy": "structure_accuracy",
 }
 
 
@@ -79,7 +90,7 @@ class Measurement:
 
     def _with_total(self, metrics: Mapping[str, Answers]) -> dict[str, float]:
         values = {name: answers.value for name, answers in metrics.items()}
-        losses = [self.weights[t] * values.get(f"{t}_loss", 0.0) for t in pretraining.TASKS]
+        losses = [weight * values.get(f"{t}_loss", 0.0) for t, weight in self.weights.items()]
         return {"loss": sum(losses), **values}
 
 
@@ -140,7 +151,8 @@ class Evaluator:
         if len(self._links.items):
             c = np.concatenate(embeddings)
             model |= _link_answers(self._links(params, c), self._links.items, len(c))
-        weights = {task: getattr(self._objectives, task).weight for task in pretraining.TASKS}
+        tasks = pretraining.tasks(batch_spec(self._network.settings, 1))
+        weights = {task: getattr(self._objectives, task).weight for task in tasks}
         return Measurement(model, self._floor, weights, self._links.without_rival)
 
     def _prepare(self) -> tuple[LinkRanking, dict[str, Answers]]:
@@ -217,15 +229,17 @@ def make_evaluator(
     return Evaluator(network, mesh, held_out, training, inputs.table, inputs.tokenizer)
 
 
-def item_sums(outputs: Outputs, batch: Batch, objectives: settings.Objectives) -> dict[str, Sum]:
+def item_sums(
+    outputs: Outputs | ReleasedOutputs, batch: Batch, objectives: settings.Objectives
+) -> dict[str, Sum]:
     """`pretraining.sums` item by item: every total and weight [B] instead of a scalar.
 
     Sums are linear in the items' weights, so what an item adds is the derivative by its weight.
     """
-    asked = ("mlm_weights", "mom_weights", "link_value_weights", "link_item_weights")
+    asked = [name for task in pretraining.tasks(batch) for name in pretraining.TASKS[task]]
 
     def sums(items):
-        scaled = {name: batch[name] * items[:, None] for name in asked}
+        scaled = {name: (batch[name].T * items).T for name in asked}
         return pretraining.sums(outputs, {**batch, **scaled}, objectives, key=None)
 
     return jax.jacrev(sums)(jnp.ones(len(batch["mlm_weights"])))

@@ -16,6 +16,7 @@ import numpy as np
 from k3m_jax.data.batch import Batch
 from k3m_jax.model.image_encoder import region_features
 from k3m_jax.model.k3m import Outputs, Product
+from k3m_jax.model.released_k3m import ReleasedOutputs
 from k3m_jax.objectives.masked_object import NCE_NEGATIVES_ELSEWHERE, NCE_NEGATIVES_WITHIN
 from k3m_jax.settings import Settings
 
@@ -29,19 +30,22 @@ class ConstantAnswer(NamedTuple):
     # [C] log frequencies of the regions' likeliest classes (`kl`), [F] the regions' mean feature
     # (`regression`), or [F] zeros, which tell no feature from another (`nce`).
     mom_prediction: np.ndarray
+    value_logits: np.ndarray  # [V] log frequencies of the values' tokens that are asked for
 
-    def outputs(self, batch: Batch) -> Outputs:
+    def outputs(self, batch: Batch) -> Outputs | ReleasedOutputs:
         """The answer to every question of a batch."""
         B, M = batch["mlm_targets"].shape
-        N, J = batch["mom_weights"].shape[1], batch["link_tokens"].shape[1]
+        N = batch["mom_weights"].shape[1]
         nothing = Product(None, None, jnp.zeros((B, 1)), None)
-        return Outputs(
-            nothing,
-            jnp.broadcast_to(self.mlm_logits, (B, M, len(self.mlm_logits))),
-            jnp.broadcast_to(self.mom_prediction, (B, N, len(self.mom_prediction))),
-            jnp.zeros((B, J, 1)),
-            jnp.zeros((B, J, 1)),
-        )
+        mlm = jnp.broadcast_to(self.mlm_logits, (B, M, len(self.mlm_logits)))
+        mom = jnp.broadcast_to(self.mom_prediction, (B, N, len(self.mom_prediction)))
+        if "value_targets" in batch:
+            shape = (*batch["value_targets"].shape, len(self.value_logits))
+            values = jnp.broadcast_to(self.value_logits, shape)
+            pairs, matches = jnp.zeros((B, 2, 2)), jnp.zeros((B, 2))
+            return ReleasedOutputs(None, None, None, nothing, mlm, mom, values, pairs, matches)
+        J = batch["link_tokens"].shape[1]
+        return Outputs(nothing, mlm, mom, jnp.zeros((B, J, 1)), jnp.zeros((B, J, 1)))
 
 
 def constant_answer(batches: Iterable[Batch], settings: Settings) -> ConstantAnswer:
@@ -56,7 +60,7 @@ def constant_answer(batches: Iterable[Batch], settings: Settings) -> ConstantAns
       settings: resolved.
     """
     variant = settings.objectives.mom.variant
-    tokens = np.ones(settings.model.vocabulary)
+    tokens, values = np.ones((2, settings.model.vocabulary))
     classes = np.ones(settings.image.classes)
     features, regions = np.zeros(settings.image.input_dim), 0
     for batch in batches:
@@ -65,6 +69,8 @@ def constant_answer(batches: Iterable[Batch], settings: Settings) -> ConstantAns
         shown[np.nonzero(asked)[0], batch["mlm_positions"][asked]] = False
         np.add.at(tokens, batch["title_tokens"][shown], 1)
         np.add.at(tokens, batch["mlm_targets"][asked], 1)
+        if "value_targets" in batch:
+            np.add.at(values, batch["value_targets"][batch["value_weights"] > 0], 1)
         valid = batch["region_mask"][:, 1:]
         if variant == "kl":
             probs, ids = batch["class_probs"][valid], batch["class_ids"][valid]
@@ -80,5 +86,7 @@ def constant_answer(batches: Iterable[Batch], settings: Settings) -> ConstantAns
         "nce": features,
     }[variant]
     return ConstantAnswer(
-        np.log(tokens / tokens.sum()).astype(np.float32), mom_prediction.astype(np.float32)
+        np.log(tokens / tokens.sum()).astype(np.float32),
+        mom_prediction.astype(np.float32),
+        np.log(values / values.sum()).astype(np.float32),
     )

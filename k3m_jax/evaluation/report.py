@@ -19,11 +19,15 @@ RATES = {
     "link_hits_at_1": ("link Hits@1", "links"),
     "link_hits_at_10": ("link Hits@10", "links"),
     "link_mrr": ("link MRR", "links"),
+    "mvm_accuracy": ("MVM accuracy", "tokens"),
+    "structure_accuracy": ("structure accuracy", "pairs"),
 }
 LOSSES = {
     "mlm_loss": ("MLM loss", "tokens"),
     "mom_loss": ("MOM loss", "regions"),
     "lpm_loss": ("LPM loss", "pairs"),
+    "mvm_loss": ("MVM loss", "tokens"),
+    "structure_loss": ("structure loss", "pairs"),
 }
 HEADER = ("metric", "model", "95 % interval", "floor", "questions")
 ABSENT = "–"
@@ -62,7 +66,8 @@ class Report:
     @classmethod
     def of(cls, measured: Measurement, checkpoint: int, data: settings.Data) -> "Report":
         """The table of a measurement on what `data` calls held out."""
-        rows = tuple(_row(measured, metric) for metric in RATES | LOSSES)
+        asked = [metric for metric in RATES | LOSSES if _task(metric) in measured.weights]
+        rows = tuple(_row(measured, metric) for metric in asked)
         split, corruption = data.valid_split, str(data.valid_corruption)
         return cls(rows, measured.links_without_rival, checkpoint, split, corruption)
 
@@ -155,6 +160,12 @@ class Report:
                 f"{self.links_without_rival:,}."
             )
         return notes
+
+
+def _task(metric: str) -> str:
+    """That a metric is of."""
+    prefix = metric.split("_")[0]
+    return "lpm" if prefix == "link" else prefix
 
 
 def _row(measured: Measurement, metric: str) -> Row:

@@ -7,9 +7,12 @@ import jax
 
 from k3m_jax.data.batch import Batch, random_batch
 from k3m_jax.model.k3m import K3M, Outputs, Product
+from k3m_jax.model.released_k3m import ReleasedK3M, ReleasedOutputs
 from k3m_jax.settings import Settings
 
 Params = Any  # a nested dict of arrays
+
+_MODULES = {"paper": K3M, "release": ReleasedK3M}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +24,8 @@ class Network:
     def init_params(self, key: jax.Array) -> Params:
         """Fresh float32 parameters, each boxed with its logical axis names."""
         batch = random_batch(self.settings, self.settings.objectives.group)
-        return K3M(self.settings, deterministic=True).init(key, batch, 1.0)["params"]
+        rngs = dict.fromkeys(("params", "dropout", "gumbel"), key)
+        return self._module(deterministic=True).init(rngs, batch, 1.0)["params"]
 
     def apply(
         self,
@@ -30,7 +34,7 @@ class Network:
         *,
         temperature: jax.Array | float = 1.0,
         key: jax.Array | None = None,
-    ) -> Outputs:
+    ) -> Outputs | ReleasedOutputs:
         """Everything that the pretraining objectives read.
 
         Args:
@@ -61,9 +65,11 @@ class Network:
         return self._run(params, None, "candidates", tokens, mask, property_spans, value_spans)
 
     def _run(self, params: Params, key: jax.Array | None, method: str | None, *args):
-        module = K3M(self.settings, deterministic=key is None)
-        rngs = None
-        if key is not None:
-            dropout, gumbel = jax.random.split(key)
-            rngs = {"dropout": dropout, "gumbel": gumbel}
-        return module.apply({"params": params}, *args, rngs=rngs, method=method)
+        # The release draws its choices at evaluation too: the same ones every time.
+        dropout, gumbel = jax.random.split(jax.random.key(0) if key is None else key)
+        return self._module(deterministic=key is None).apply(
+            {"params": params}, *args, rngs={"dropout": dropout, "gumbel": gumbel}, method=method
+        )
+
+    def _module(self, deterministic: bool) -> K3M | ReleasedK3M:
+        return _MODULES[self.settings.model.preset](self.settings, deterministic)

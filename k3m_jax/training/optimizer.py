@@ -36,7 +36,7 @@ def decay_mask(params: Any) -> Any:
 
     def decays(path: tuple, _: jax.Array) -> bool:
         names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
-        return names[-1] not in ("bias", "scale")
+        return not names[-1].endswith(("bias", "scale"))
 
     return jax.tree_util.tree_map_with_path(decays, params)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from k3m_jax.data.tokenization import Tokenizer, holds_tokenizer
 from k3m_jax.model.network import Network
-from k3m_jax.model.pretrained import bert, source, vilbert
+from k3m_jax.model.pretrained import bert, released_k3m, source, vilbert
 from k3m_jax.model.pretrained.name_map import Account, NameMap, Slot, read_tensors
 from k3m_jax.model.weights_file import (
     WEIGHTS,
@@ -33,6 +33,7 @@ class Format(NamedTuple):
 
 
 FORMATS = {
+    "k3m": Format(released_k3m.check_config, released_k3m.name_map),
     "bert": Format(bert.check_config, bert.name_map),
     "vilbert": Format(vilbert.check_config, vilbert.name_map),
 }

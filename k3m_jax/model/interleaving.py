@@ -1,0 +1,90 @@
+"""Two streams that run through layers of their own and meet in co-attention blocks in between.
+
+Each pass is one scan over the blocks, so that it is compiled once however many there are. One stack
+of layers serves several passes: parts of its parameters go through each of these scans.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from k3m_jax.model.layers import Stack
+
+
+class Segment(NamedTuple):
+    """Layers of a stack that are run one after the other."""
+
+    params: Any  # [n, …] each
+    taken: np.ndarray  # [n] bool; the output of a layer that is not taken is its input
+
+
+class Schedule(NamedTuple):
+    """A stack cut where the co-attention blocks stand."""
+
+    stack: Stack
+    before: Segment  # the first block
+    after: Segment  # each of the K blocks: [K, n, …]
+
+    @classmethod
+    def of(cls, stack: Stack, before: Sequence[int]) -> "Schedule":
+        """`before[k]` layers are run before block k, and the rest after the last one.
+
+        Scanned parts are equally long: where the schedule is not even, a layer that is computed and
+        not taken fills what is lacking.
+        """
+        layers = len(jax.tree.leaves(stack.params)[0])
+        bounds = np.array([*before, layers])
+        counts = np.diff(bounds)
+        places = np.arange(counts.max())
+        index = np.minimum(bounds[:-1, None] + places, layers - 1)
+
+        def segment(index: np.ndarray, taken: np.ndarray) -> Segment:
+            return Segment(jax.tree.map(lambda p: p[index], stack.params), taken)
+
+        first = np.arange(bounds[0])
+        return cls(stack, segment(first, first >= 0), segment(index, places < counts[:, None]))
+
+    def start(self, x: jax.Array, mask: jax.Array, key: jax.Array) -> jax.Array:
+        """x [B, S, width] at the first block."""
+        return self.run(self.before, x, mask, key)
+
+    def run(self, segment: Segment, x: jax.Array, mask: jax.Array, key: jax.Array) -> jax.Array:
+        """x [B, S, width] through the layers of a segment."""
+
+        def step(x, part):
+            params, taken, key = part
+            return jnp.where(taken, self.stack.apply(params, key, x, mask), x), None
+
+        keys = jax.random.split(key, len(segment.taken))
+        return jax.lax.scan(step, x, (*segment, keys))[0]
+
+
+def interact(
+    blocks: Stack,
+    schedules: tuple[Schedule, Schedule],
+    streams: tuple[jax.Array, jax.Array],
+    masks: tuple[jax.Array, jax.Array],
+    key: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Two streams, both at the first block, through all blocks and what stands after each.
+
+    Args:
+      blocks: K co-attention blocks.
+      schedules: of each stream's own layers.
+      streams: [B, S, width] each, the first a text.
+      masks: [B, S] each.
+      key: of dropout.
+    """
+    first, second = schedules
+
+    def step(streams, part):
+        params, one, other, key = part
+        keys = jax.random.split(key, 3)
+        x, y = blocks.apply(params, keys[0], streams, *masks)
+        return (first.run(one, x, masks[0], keys[1]), second.run(other, y, masks[1], keys[2])), None
+
+    keys = jax.random.split(key, len(first.after.taken))
+    return jax.lax.scan(step, streams, (blocks.params, first.after, second.after, keys))[0]

@@ -1,0 +1,240 @@
+"""The `release` preset beyond its golden values: any schedule, any batch, names both ways."""
+
+import dataclasses
+import json
+import operator
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT
+from safetensors.numpy import load_file
+from tiny import TINY, released, tiny_settings
+
+from k3m_jax import settings as s
+from k3m_jax.data.batch import random_batch
+from k3m_jax.model.interactor import CoAttentionBlock
+from k3m_jax.model.interleaving import Schedule, interact
+from k3m_jax.model.layers import SelfAttentionLayer, Stack, repeat
+from k3m_jax.model.network import Network
+from k3m_jax.model.pretrained.name_map import read_tensors, write_tensors
+from k3m_jax.model.pretrained.released_k3m import model_settings, name_map
+from k3m_jax.model.weights_file import abstract_params, nested
+from k3m_jax.objectives import pretraining
+from k3m_jax.objectives.sums import safe_ratio
+from k3m_jax.settings import UserError
+
+GOLDEN = ROOT / "tests" / "golden" / "k3m_release"
+
+
+# -- the schedule
+
+
+def _stack(kind, count, fields, *example):
+    """A stack of random parameters."""
+    module = repeat(kind, count, False, **fields)
+    params = nn.unbox(module.init(jax.random.key(count), *example))["params"]
+    noise = iter(jax.random.split(jax.random.key(9), len(jax.tree.leaves(params))))
+    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(noise), x.shape), params)
+    return Stack(kind(**fields, parent=None), params, remat=False)
+
+
+@pytest.mark.parametrize(
+    ("text_before", "image_before"),
+    [((0, 0), (2, 2)), ((1, 4), (0, 2))],
+)
+def test_each_stream_runs_its_layers_where_the_schedule_says(text_before, image_before):
+    """Against the general rule, written as a loop over layers and blocks."""
+    how = {"dropout": 0.0, "dtype": jnp.float32, "deterministic": True}
+    x, y = jax.random.normal(jax.random.key(0), (2, 1, 3, 8))
+    masks = jnp.zeros((2, 1, 3))
+    text, image = (
+        _stack(SelfAttentionLayer, n, {"width": 8, "heads": 2, "mlp": 8, "axis": axis, **how}, x, m)
+        for n, axis, m in ((5, "embed", masks[0]), (2, "image_embed", masks[1]))
+    )
+    sizes = s.Interactor(blocks=2, width=8, heads=2, image_mlp=8, text_mlp=8)
+    widths = {"sizes": sizes, "text_width": 8, "image_width": 8}
+    blocks = _stack(CoAttentionBlock, 2, widths | how, (x, y), *masks)
+
+    def layer(stack, i, *args):
+        params = jax.tree.map(operator.itemgetter(i), stack.params)
+        return stack.layer.apply({"params": params}, *args)[0]
+
+    @jax.jit
+    def ours(x, y):
+        schedules = Schedule.of(text, text_before), Schedule.of(image, image_before)
+        key = jax.random.key(0)
+        starts = (c.start(z, m, key) for c, z, m in zip(schedules, (x, y), masks, strict=True))
+        return interact(blocks, schedules, tuple(starts), tuple(masks), key)
+
+    expected = x, y
+    done = [0, 0]
+    for k in range(3):
+        upto = (text_before[k], image_before[k]) if k < 2 else (5, 2)
+        streams = list(expected)
+        for side, stack in enumerate((text, image)):
+            for i in range(done[side], upto[side]):
+                streams[side] = layer(stack, i, streams[side], masks[side])
+            done[side] = upto[side]
+        expected = layer(blocks, k, tuple(streams), *masks) if k < 2 else streams
+    for found, wanted in zip(ours(x, y), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+CONFIG = {
+    "hidden_size": 24,
+    "num_hidden_layers": 7,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "max_position_embeddings": 50,
+    "vocab_size": 70,
+    "v_feature_size": 10,
+    "v_target_size": 9,
+    "v_hidden_size": 20,
+    "v_num_hidden_layers": 5,
+    "v_num_attention_heads": 5,
+    "v_intermediate_size": 28,
+    "bi_hidden_size": 32,
+    "bi_num_attention_heads": 8,
+    "t_biattention_id": [1, 1, 6],
+    "v_biattention_id": [0, 2, 5],
+}
+
+
+@pytest.mark.parametrize("mode", ["mean", "hard", "soft"])
+def test_no_size_is_anyone_s_but_the_configuration_s(mode):
+    """No two sizes are alike, no block is preceded by as many layers as another."""
+    image = s.Image(front_end="regions", regions=6, feature_dim=10, classes=9)
+    settings = tiny_settings(model=model_settings(CONFIG, mode), image=image)
+    network = Network(settings)
+    params = abstract_params(network)
+    names = name_map(settings)
+    assert {slot.path for slot in names.slots.values()} == params.keys()
+    zeros = {name: np.zeros(x.shape, np.float32) for name, x in params.items()}
+    state = write_tensors(nested(zeros), names)
+    assert state["bert_tri.encoder_tri.layer.6.attention.self.query.weight"].shape == (24, 24)
+    assert state["bert_tri.encoder_tri.c_layer.2.biOutput.dense2.weight"].shape == (24, 32)
+    assert state["bert_tri.encoder_tri.c_layer_pv_t.0.v_output.dense.weight"].shape == (24, 40)
+    outputs = jax.eval_shape(network.apply, nested(params), random_batch(settings, 4))
+    assert outputs.streams.fused.image.shape == (4, 7, 20)
+    assert outputs.pair_logits.shape == (4, 2, 2)
+
+
+# -- any batch
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """The model for a batch of one: a function of such a batch."""
+    objectives = dataclasses.replace(TINY.objectives, group=1)
+    settings = released(tiny_settings(objectives=objectives))
+    network = Network(settings)
+    params = nn.unbox(jax.jit(network.init_params)(jax.random.key(0)))
+
+    @jax.jit
+    def run(batch):
+        outputs = network.apply(params, batch)
+        sums = pretraining.sums(outputs, batch, settings.objectives, None)
+        total = pretraining.total(sums, pretraining.weights(batch), settings.objectives)
+        losses = {name: safe_ratio(*value) for name, value in sums.items()}
+        return outputs.product, losses, total
+
+    return run, random_batch(settings, 1)
+
+
+@pytest.mark.parametrize("absent", ["nothing", "title", "picture", "triples", "all"])
+def test_a_batch_of_one_and_whatever_it_lacks_gives_finite_losses(alone, absent):
+    run, batch = alone
+    batch = {name: array.copy() for name, array in batch.items()}
+    for what, names in (
+        ("title", ("title_tokens", "title_mask", "title_content", "mlm_weights")),
+        ("picture", ("region_mask", "region_hidden", "mom_weights")),
+        ("triples", ("knowledge_mask", "triple_mask", "property_spans", "value_spans")),
+        ("triples", ("value_weights",)),
+    ):
+        if absent in (what, "all"):
+            for name in names:
+                batch[name][:] = 0
+    product, losses, total = run(batch)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((product, losses, total)))
+    # One item alone has no false product to be told from.
+    assert losses["structure"] == 0
+    assert losses["mom"] > 0 or absent in ("picture", "all")
+
+
+def test_choices_are_the_same_at_each_evaluation(alone):
+    run, batch = alone
+    jax.tree.map(np.testing.assert_array_equal, run(batch), run(batch))
+
+
+# -- names
+
+
+def _released():
+    return load_file(GOLDEN / "model.safetensors")
+
+
+def _fitting(settings, tensors):
+    wanted = nested(abstract_params(Network(settings)))
+    return read_tensors(tensors, name_map(settings, tensors), wanted)
+
+
+@pytest.fixture(scope="module")
+def golden_settings():
+    """Settings that the golden parameters fit."""
+    config = json.loads((GOLDEN / "config.json").read_text())
+    image = s.Image(front_end="regions", regions=6, feature_dim=40, classes=17)
+    return tiny_settings(model=model_settings(config, "soft"), image=image)
+
+
+def test_every_name_is_used_or_known_to_be_dead(golden_settings):
+    tensors = _released()
+    params, account = _fitting(golden_settings, tensors)
+    assert set(account.used) | set(account.dead) == tensors.keys()
+    assert all("q_dense" in n or "pooler" in n or "individual_to_bi" in n for n in account.dead)
+    assert len(account.dead) == 30
+    written = write_tensors(params, name_map(golden_settings))
+    assert written.keys() == set(account.used)
+    for name, tensor in written.items():
+        np.testing.assert_array_equal(tensor, tensors[name])
+
+
+def test_scores_are_dead_where_the_fusion_has_none(golden_settings):
+    model = golden_settings.model
+    for mode, dead in (("mean", 54), ("interactive", 54), ("hard", 36)):
+        changed = dataclasses.replace(model, fusion=dataclasses.replace(model.fusion, mode=mode))
+        settings = dataclasses.replace(golden_settings, model=changed)
+        assert len(_fitting(settings, _released())[1].dead) == dead
+
+
+def test_a_wrapper_s_prefix_and_old_names_of_layer_norms_are_read(golden_settings):
+    def old(name):
+        for new, before in (("weight", "gamma"), ("bias", "beta")):
+            if "LayerNorm" in name:
+                name = name.replace(f".{new}", f".{before}")
+        return f"module.{name}"
+
+    tensors = {old(name): tensor for name, tensor in _released().items()}
+    expected = jax.tree.leaves(_fitting(golden_settings, _released())[0])
+    found = jax.tree.leaves(_fitting(golden_settings, tensors)[0])
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_names_that_are_not_known_lack_or_contradict_each_other_are_refused(golden_settings):
+    word, decoder = "bert_tri.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
+    tensors = _released()
+    for change, message in (
+        ({"cls.extra.weight": np.zeros(1)}, "cls.extra.weight is no name of a released K3M"),
+        ({"struc_w1.bias": None}, "a released K3M lacks struc_w1.bias"),
+        ({"struc_w1.bias": np.zeros(3)}, r"struc_w1.bias has the shape \(3,\)"),
+        ({decoder: tensors[decoder] + 1}, "are tied"),
+    ):
+        changed = {n: t for n, t in (tensors | change).items() if t is not None}
+        with pytest.raises(UserError, match=message):
+            _fitting(golden_settings, changed)
+    without = {name: tensor for name, tensor in tensors.items() if name != decoder}
+    params, _ = _fitting(golden_settings, without)
+    np.testing.assert_array_equal(params["text_encoder"]["words"], tensors[word])

@@ -1,0 +1,124 @@
+"""The `release` preset in a real run, from a released checkpoint and back into one."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from products import inputs, memory_shards, products, record, settings_for, tokenizer
+from safetensors.numpy import load_file, save_file
+from tiny import released
+
+from k3m_jax.data.pipeline import train_batches
+from k3m_jax.evaluation.evaluator import make_evaluator
+from k3m_jax.evaluation.report import Report
+from k3m_jax.model.network import Network
+from k3m_jax.model.pretrained.importing import import_weights
+from k3m_jax.model.pretrained.name_map import read_tensors, write_tensors
+from k3m_jax.model.pretrained.released_k3m import name_map
+from k3m_jax.model.weights_file import abstract_params, flat, nested
+from k3m_jax.parallel.mesh import make_mesh
+from k3m_jax.settings import Evaluation, Mesh, Training
+from k3m_jax.training.checkpoints import Checkpoints, Meta, load_params
+from k3m_jax.training.compilation import Program
+from k3m_jax.training.loop import train
+from k3m_jax.training.metrics import METRICS, read_metrics
+
+STEPS = 2
+
+
+def _config(settings):
+    """The `config.json` that belongs to a state dict of these settings."""
+    model, inter = settings.model, settings.model.interactor
+    sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+    return {
+        "vocab_size": model.vocabulary,
+        "max_position_embeddings": model.positions,
+        **dict(zip(sizes, dataclasses.astuple(model.text), strict=True)),
+        **{f"v_{k}": v for k, v in zip(sizes, dataclasses.astuple(model.image), strict=True)},
+        "bi_hidden_size": inter.width,
+        "bi_num_attention_heads": inter.heads,
+        "t_biattention_id": inter.text_layers,
+        "v_biattention_id": inter.image_layers,
+    }
+
+
+def _again(settings, tensors):
+    wanted = nested(abstract_params(Network(settings)))
+    return flat(read_tensors(tensors, name_map(settings), wanted)[0])
+
+
+@pytest.mark.slow
+def test_a_released_checkpoint_is_imported_trained_evaluated_written_and_imported_again(tmp_path):
+    # Some without picture, without triples and with more triples than ten among them.
+    records = products(20)
+    records[3]["picture"] = records[5]["picture"] = b""
+    records[7] |= {"properties": [], "values": []}
+    records[9] |= record(9, [("colour", str(i)) for i in range(40)])
+    records[11]["title"] = ""
+    given = inputs(memory_shards(records, products(6, first=100)))
+    settings = released(
+        settings_for(
+            given,
+            training=Training(steps=STEPS, batch=16, log_every=1, eval_every=0),
+            evaluation=Evaluation(batch=16),
+            mesh=Mesh(data=1),
+        )
+    )
+    network = Network(settings)
+
+    rng = np.random.default_rng(0)
+    params = {
+        name: rng.normal(scale=0.1, size=x.shape).astype(np.float32)
+        for name, x in abstract_params(network).items()
+    }
+    release = tmp_path / "release"
+    release.mkdir()
+    save_file(write_tensors(nested(params), name_map(settings)), release / "model.safetensors")
+    (release / "config.json").write_text(json.dumps(_config(settings)))
+    imported = import_weights("k3m", release, tmp_path / "weights", settings, tokenizer())
+    assert flat(imported.params).keys() == params.keys()
+
+    settings = dataclasses.replace(settings, init_from=str(tmp_path / "weights"))
+    network, mesh = Network(settings), make_mesh(settings.mesh)
+    evaluator, run = make_evaluator(network, mesh, given), tmp_path / "run"
+    checkpoints = Checkpoints(run, Meta.of(settings, ["data"], "words"), keep=1)
+    finished = train(
+        Program(network, mesh),
+        checkpoints,
+        lambda step: train_batches(settings, *given, start_step=step),
+        evaluator,
+        run,
+        tokenizer(),
+    )
+    checkpoints.close()
+    assert finished
+
+    lines = read_metrics(run / METRICS)
+    tasks = ("mlm", "mom", "mvm", "structure")
+    for prefix in ("train", "valid"):
+        values = {k: v for line in lines for k, v in line.items() if k.startswith(prefix)}
+        total = sum(values[f"{prefix}/{task}_loss"] for task in tasks)
+        np.testing.assert_allclose(values[f"{prefix}/loss"], total, rtol=1e-5)
+        assert 0 < total < 100
+    assert lines[0]["train/match_loss"] > 0  # beside the total, not in it
+    assert lines[-1]["valid/floor/structure_loss"] == pytest.approx(np.log(2))
+
+    trained, step = load_params(run, "latest", network, mesh)
+    assert step == STEPS
+    trained = flat(jax.device_get(trained))
+    moved = {name for name, x in trained.items() if not np.array_equal(x, params[name])}
+    # The head of `loss_match` is in no total; what it has of weight decay moves its kernel.
+    assert params.keys() - moved == {"match_head/bias"}
+
+    path = tmp_path / "model.safetensors"
+    save_file(write_tensors(nested(trained), name_map(settings)), path)
+    back = _again(settings, load_file(path))
+    assert back.keys() == trained.keys()
+    for name, array in trained.items():
+        np.testing.assert_array_equal(back[name], array, err_msg=name)
+
+    report = Report.of(evaluator.measure(nested(trained)), step, settings.data)
+    assert [row.metric for row in report.rows if row.metric.startswith(("lpm", "link"))] == []
+    assert {row.metric for row in report.rows} >= {"mvm_accuracy", "structure_loss"}
