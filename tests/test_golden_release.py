@@ -1,0 +1,117 @@
+"""The `release` preset against the PyTorch release: every tensor, gradient and step."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from k3m_jax.evaluation.golden import compare, relative_error, table
+from k3m_jax.evaluation.golden_inputs import AdamW
+from k3m_jax.settings import UserError
+
+GOLDEN = ROOT / "tests" / "golden" / "k3m_release"
+MODES = ["hard", "interactive", "mean", "soft"]
+
+
+@pytest.fixture(scope="module")
+def differences():
+    return compare(GOLDEN)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_tensor_of_the_forward_pass_is_the_release_s(differences, mode):
+    own = [each for each in differences if (each.kind, each.mode) == ("outputs", mode)]
+    stored = np.load(GOLDEN / f"outputs_{mode}.npz").files
+    assert [each.tensor for each in own] == [n for n in stored if not n.startswith("gumbel")]
+    assert all(each.limit == 1e-5 for each in own)
+    assert all(each.within for each in own), table(own)
+
+
+def test_every_gradient_is_the_release_s(differences):
+    own = [each for each in differences if each.kind == "gradients"]
+    assert {each.tensor for each in own} == set(np.load(GOLDEN / "grads_mean.npz").files)
+    assert all(each.limit == 1e-4 for each in own)
+    assert all(each.within for each in own), table(own)
+
+
+def test_five_steps_of_adamw_are_the_release_s(differences):
+    (trajectory,) = (each for each in differences if each.kind == "trajectory")
+    assert trajectory.limit == 1e-4
+    assert trajectory.within, table(differences)
+
+
+def test_the_table_has_a_line_for_each_tensor_and_a_column_for_each_mode(differences):
+    lines = table(differences).splitlines()
+    assert lines[0].split() == ["relative", "error", *MODES]
+    assert len(lines) == 1 + 22 + 1 + 1 + 1  # tensors, gradients, trajectory, the worst gradient
+    assert all(len(line.split()) == 5 for line in lines[1:23])
+    wrong = [each._replace(error=float("nan")) for each in differences]
+    assert table(wrong).count("nan !") == 4 * 22 + 2
+    assert not any(each.within for each in wrong)
+
+
+def test_relative_error_is_the_largest_difference_by_the_largest_number():
+    golden = np.array([[1.0, -4.0]])
+    assert relative_error([[1.5, -4.0]], golden) == 0.125
+    assert relative_error([[1.5, -4.0]], golden, floor=5.0) == 0.1
+    assert relative_error(np.zeros(2), np.zeros(2)) == 0
+    assert relative_error(np.zeros(3), golden) == float("inf")
+    assert np.isnan(relative_error([[np.nan, 1.0]], golden))
+
+
+def test_adamw_leaves_alone_what_has_no_gradient():
+    adamw = AdamW.parse("AdamW lr=1e-1 betas=(.9,.999) eps=1e-8 weight_decay=.5 …", "there")
+    params = {"used": np.ones(2, np.float32), "unused": np.ones(2, np.float32)}
+    gradient = {"used": np.array([0.5, 0.0]), "unused": np.zeros(2)}
+    after, _ = adamw.step(1, params, gradient, {})
+    # The first step is of the rate's length, and decay takes 5 %, with or without a gradient.
+    np.testing.assert_allclose(after["used"], [0.85, 0.95], rtol=1e-6)
+    np.testing.assert_array_equal(after["unused"], 1)
+    with pytest.raises(UserError, match=r"there is of an optimizer"):
+        AdamW.parse("SGD lr=1", "there")
+
+
+def _copy(folder, *names):
+    for name in ("config.json", "model.safetensors", "inputs.npz", *names):
+        shutil.copy(GOLDEN / name, folder / name)
+    return folder
+
+
+def _change(path, **values):
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | values))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        ({"hidden_size": 30}, "model.text.heads: 4 heads do not divide model.text.width 30"),
+        ({"hidden_size": 36}, "has the shape .* the model's settings ask for"),
+        ({"num_hidden_layers": 5}, "lacks .*layer.4"),
+        ({"num_hidden_layers": 3}, "layer.3.* is no name of a released K3M"),
+        ({"t_biattention_id": [3, 2]}, "model.interactor.text_layers: .* does not rise"),
+        ({"t_biattention_id": [2, 5]}, "passes the 4 layers"),
+        ({"v_biattention_id": [0]}, "model.interactor.image_layers has 1 numbers for 2"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_told(tmp_path, change, message):
+    folder = _copy(tmp_path, "grads_mean.npz")
+    _change(folder / "config.json", **change)
+    with pytest.raises(UserError, match=message):
+        compare(folder)
+
+
+def test_files_that_are_lacking_or_not_understood_are_told(tmp_path):
+    with pytest.raises(UserError, match=r"config\.json does not exist"):
+        compare(tmp_path)
+    folder = _copy(tmp_path)
+    with pytest.raises(UserError, match=r"no outputs_MODE\.npz"):
+        compare(folder)
+    inputs = dict(np.load(GOLDEN / "inputs.npz"))
+    inputs["token_type_ids"] = np.ones_like(inputs["input_ids"])
+    np.savez(folder / "inputs.npz", **inputs)
+    with pytest.raises(UserError, match="token types"):
+        compare(folder)
