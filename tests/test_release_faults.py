@@ -1,0 +1,104 @@
+"""Faults of the public release that the `paper` preset does not have.
+
+Those that other files hold, each beside what it is about:
+
+    padding leaks into the pooling         test_k3m: padding_never_changes_a_result,
+                                           longer_padding_gives_the_same_embedding
+    fusion is random at evaluation         test_k3m: evaluation_is_deterministic_…
+    hard choices stay near chance          test_fusion: logits_are_not_squashed_…
+    a batch of one crashes                 test_k3m: …_a_batch_of_one_works
+    MOM is NaN with nothing masked         test_objectives: nothing_asked_for_costs_nothing_…
+    more than 10 triples break a batch     test_pipeline: an_item_of_158_triples_…, test_k3m:
+                                           more_triples_than_the_paper_ever_shows
+
+The others are here.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pretrained import HF_BERT, bert_settings, rewritten
+from safetensors.numpy import load_file
+
+from k3m_jax.data.knowledge import knowledge_text
+from k3m_jax.data.pipeline import train_items
+from k3m_jax.model.pretrained.importing import read_params
+from k3m_jax.model.structure_aggregation import StructureAggregation
+from k3m_jax.objectives.link_prediction import link_margin
+from k3m_jax.objectives.sums import safe_ratio
+from k3m_jax.settings import Structure, UserError
+from tests.products import inputs, memory_shards, products, settings_for, tokenizer
+
+RNG = np.random.default_rng(0)
+
+
+def test_an_item_without_triples_has_nothing_of_the_item_before_it():
+    c, p, v = (jnp.asarray(RNG.normal(size=(4, *n, 8)), jnp.float32) for n in ((), (3,), (3,)))
+    mask = jnp.array([[True] * 3, [False] * 3, [True] * 3, [True] * 3])
+    module = StructureAggregation(Structure(heads=2), jnp.float32)
+    params = nn.unbox(module.init(jax.random.key(0), c, p, v, mask))
+    first, _ = module.apply(params, c, p, v, mask)
+    order = jnp.array([2, 3, 0, 1])  # another item before it
+    moved, _ = module.apply(params, c[order], p[order], v[order], mask[order])
+    np.testing.assert_allclose(moved[3], first[1], rtol=1e-6)
+
+
+def test_weights_of_which_none_would_be_taken_are_refused(tmp_path):
+    """The release offers BERT's 197 tensors under names of which its model has none."""
+    count = len(load_file(HF_BERT / "model.safetensors"))
+    assert len(read_params("bert", HF_BERT, bert_settings()).account.used) == count
+
+    def renamed(tensors):
+        return {f"{name}_of_another": tensor for name, tensor in tensors.items()}
+
+    with pytest.raises(UserError, match="BERT"):
+        read_params("bert", rewritten(tmp_path, tensors=renamed), bert_settings())
+
+
+def test_items_without_a_picture_are_trained_on():
+    records = products(8)
+    for item in records[::2]:
+        item["picture"] = b""
+    given = inputs(memory_shards(records))
+    items = train_items(settings_for(given), *given)
+    epoch = [items[i] for i in range(8)]
+    assert {example.record["id"] for example in epoch} == {item["id"] for item in records}
+    assert sum(example.regions is None for example in epoch) == 4
+
+
+@pytest.mark.parametrize("value", ["1:2", "1;2", ";", "colour:red;", ":;:;"])
+def test_no_character_of_a_value_breaks_a_triple(value):
+    triples = [("brand", "norda"), ("colour", value), ("fibre", "wool")]
+    text = knowledge_text(triples, tokenizer(), 48, 8)
+    found = [
+        tuple(text.tokens[slice(*span)] for span in spans)
+        for spans in zip(text.property_spans, text.value_spans, strict=True)
+    ]
+    assert found == [tuple(map(tokenizer().encode_term, triple)) for triple in triples]
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_no_test_of_the_product_alone_can_tell_negatives(norm):
+    """An energy that looks at c alone does not get below the margin.
+
+    False values stand beside the very same c, and each product serves as a false one as often as
+    it is the true one.
+    """
+    B, margin = 4, 1.0
+    c = jnp.asarray(RNG.normal(size=(B, 8)) * np.arange(1, B + 1)[:, None], jnp.float32)
+    nothing = jnp.zeros((B, 3, 8))  # p = v: what is left of the energy is the norm of c
+    items = (jnp.arange(B)[:, None] + 1) % B
+
+    def loss(value_weight, item_weight):
+        value_weights = jnp.full((B, 2), value_weight)
+        item_weights = jnp.full((B, 1), item_weight)
+        found, right = link_margin(
+            c, nothing, nothing, value_weights, items, item_weights,
+            group=B, margin=margin, norm=norm,
+        )  # fmt: skip
+        return safe_ratio(*found), safe_ratio(*right)
+
+    assert loss(1.0, 0.0) == (margin, 0.0)
+    assert loss(0.0, 1.0)[0] >= margin
