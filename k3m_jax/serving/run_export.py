@@ -40,12 +40,17 @@ def export_run(
       tokenizer: folder of the run's tokenizer, if it has moved.
 
     Raises:
-      UserError: there is no such checkpoint or no tokenizer, the tokenizer is not the run's, or the
-        folder is not empty.
+      UserError: there is no such checkpoint or no tokenizer, the tokenizer is not the run's, the
+        folder is not empty, or the model is of the `release` preset.
     """
     check_empty(output)
     meta = load_meta(workdir, which)
     chosen = Settings.from_config(meta.settings)
+    if chosen.model.preset == "release":
+        raise UserError(
+            f"{workdir} is of model.preset 'release', whose texts no exported folder can "
+            "make: docs/fidelity.md tells how its weights are written"
+        )
     shard_sets = _at_hand(sources or chosen.data.sources)
     found = _tokenizer(tokenizer or chosen.data.tokenizer, shard_sets)
     if found.fingerprint != meta.vocabulary:
