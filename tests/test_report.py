@@ -6,7 +6,7 @@ from PIL import Image
 
 from k3m_jax.evaluation.curves import comparison_table, draw_comparison, draw_curves
 from k3m_jax.evaluation.evaluator import Answers, Measurement
-from k3m_jax.evaluation.report import LOSSES, RATES, Report
+from k3m_jax.evaluation.report import Report, metrics_of
 from k3m_jax.settings import Corruption, Data
 
 
@@ -35,7 +35,7 @@ def test_every_metric_has_a_row_also_where_nothing_was_asked(report):
     ]  # fmt: skip
     assert "true value: 3." in report.text()
     header = next(i for i, line in enumerate(lines) if line.startswith("metric"))
-    table = lines[header : header + 2 + len(RATES | LOSSES)]
+    table = lines[header : header + 2 + len(metrics_of(WEIGHTS))]
     assert len({len(line) for line in table}) == 1
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from etils import epath
@@ -31,6 +31,13 @@ LOSSES = {
 }
 HEADER = ("metric", "model", "95 % interval", "floor", "questions")
 ABSENT = "–"
+
+
+def metrics_of(tasks: Container[str]) -> list[str]:
+    """Those that a report of some tasks has, in its order; they begin with their task's name."""
+    prefixes = {metric: metric.split("_")[0] for metric in RATES | LOSSES}
+    prefixes |= {metric: "lpm" for metric, prefix in prefixes.items() if prefix == "link"}
+    return [metric for metric, prefix in prefixes.items() if prefix in tasks]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +73,7 @@ class Report:
     @classmethod
     def of(cls, measured: Measurement, checkpoint: int, data: settings.Data) -> "Report":
         """The table of a measurement on what `data` calls held out."""
-        asked = [metric for metric in RATES | LOSSES if _task(metric) in measured.weights]
-        rows = tuple(_row(measured, metric) for metric in asked)
+        rows = tuple(_row(measured, metric) for metric in metrics_of(measured.weights))
         split, corruption = data.valid_split, str(data.valid_corruption)
         return cls(rows, measured.links_without_rival, checkpoint, split, corruption)
 
@@ -160,12 +166,6 @@ class Report:
                 f"{self.links_without_rival:,}."
             )
         return notes
-
-
-def _task(metric: str) -> str:
-    """That a metric is of."""
-    prefix = metric.split("_")[0]
-    return "lpm" if prefix == "link" else prefix
 
 
 def _row(measured: Measurement, metric: str) -> Row:
