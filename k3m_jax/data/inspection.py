@@ -17,7 +17,7 @@ ASKED, SEEN = "#e4572e", "#2e86ab"  # colours of boxes
 FONTS = ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC", "SimHei")
 LEGEND = """\
 title      [MASK→word] a token hidden and asked for; [other→word] replaced; [word] kept, asked for
-knowledge  property‹value› as spans of tokens; the asked triple is taken out of it
+knowledge  property‹value› as spans of tokens; what is asked is taken out of it, or [MASK] in it
 negatives  values false of the item, and rows of its group whose product lacks the asked value"""
 
 
