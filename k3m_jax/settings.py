@@ -7,30 +7,15 @@ fills it in.
 """
 
 import dataclasses
-import difflib
 import math
 import typing
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
 import ml_collections
 
-
-class UserError(Exception):
-    """A mistake that the user can mend; its message is one line that says where and how."""
-
-
-class Range(NamedTuple):
-    """What a number must lie in, bounds included."""
-
-    low: float
-    high: float = math.inf
-
-    def __str__(self) -> str:
-        if self.high == math.inf:
-            return f"at least {self.low:g}"
-        return f"between {self.low:g} and {self.high:g}"
-
+from k3m_jax import contradictions
+from k3m_jax.schema import Range, UserError, parse
 
 Count = Annotated[int, Range(1)]
 Amount = Annotated[int, Range(0)]  # a count of which there may be none
@@ -156,6 +141,9 @@ class Structure:
     activation: Literal["before", "after"] = "before"  # LeakyReLU before or after w_2
     residual: Literal["linear", "identity"] = "linear"  # W_3 c or c
     combine: Literal["mean", "concat"] = "mean"  # heads averaged, or concatenated and projected
+
+
+RELEASED_STRUCTURE = Structure(**contradictions.RELEASED_STRUCTURE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,7 +320,7 @@ class Settings:
         """
         if isinstance(config, ml_collections.ConfigDict):
             config = config.to_dict()
-        settings = _parse(cls, config, "")
+        settings = parse(cls, config, "")
         settings.check()
         return settings
 
@@ -362,165 +350,9 @@ class Settings:
 
     def check(self) -> None:
         """Raises UserError for the first contradiction, named by its keys."""
-        _check(self)
+        contradictions.check(self)
 
 
 def default_config() -> ml_collections.ConfigDict:
     """The defaults: the `paper` preset at the paper's size."""
     return Settings().to_config()
-
-
-def _parse(kind: type, value: Any, key: str) -> Any:
-    """`value` as `kind`, recursively; `key` is its dotted name."""
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise UserError(f"{key}: a group of settings is expected, not {value!r}")
-        fields = typing.get_type_hints(kind)
-        for name in value:
-            if name not in fields:
-                close = difflib.get_close_matches(name, fields, 1)
-                hint = f"; did you mean {_join(key, close[0])}?" if close else ""
-                raise UserError(f"unknown setting {_join(key, name)}{hint}")
-        return kind(**{n: _parse(fields[n], v, _join(key, n)) for n, v in value.items()})
-    origin = typing.get_origin(kind)
-    if origin is tuple:
-        if not isinstance(value, (tuple, list)):
-            raise UserError(f"{key}: a tuple is expected, not {value!r}")
-        return tuple(
-            _parse(typing.get_args(kind)[0], v, f"{key}[{i}]") for i, v in enumerate(value)
-        )
-    if origin is Literal:
-        if value not in typing.get_args(kind):
-            allowed = ", ".join(map(repr, typing.get_args(kind)))
-            raise UserError(f"{key}: {value!r} is not one of {allowed}")
-        return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{key}: {kind.__name__} is expected, not {value!r}")
-    return value
-
-
-def _join(key: str, name: str) -> str:
-    return f"{key}.{name}" if key else name
-
-
-def _check(s: Settings) -> None:
-    """Ranges first, so that the contradictions after them may divide."""
-    _check_ranges(s)
-    for name, stack in (
-        ("model.text", s.model.text),
-        ("model.image", s.model.image),
-        ("model.interactor", s.model.interactor),
-    ):
-        if stack.width % stack.heads:
-            raise UserError(
-                f"{name}.heads: {stack.heads} heads do not divide {name}.width {stack.width}"
-            )
-    if s.image.front_end == "patches" and s.image.grid**2 != s.image.regions:
-        raise UserError(f"image.regions: {s.image.regions} patches are not a square grid")
-    t, d = s.training, s.data
-    if t.accumulation > t.batch:
-        raise UserError(
-            f"training.accumulation {t.accumulation} is more than training.batch {t.batch}"
-        )
-    if t.batch % (t.accumulation * s.objectives.group):
-        raise UserError(
-            f"training.batch {t.batch} is not a multiple of training.accumulation "
-            f"{t.accumulation} x objectives.group {s.objectives.group}"
-        )
-    if s.evaluation.batch % s.objectives.group:
-        raise UserError(
-            f"evaluation.batch {s.evaluation.batch} is not a multiple of objectives.group "
-            f"{s.objectives.group}"
-        )
-    if d.weights and len(d.weights) != len(d.sources):
-        raise UserError(
-            f"data.weights has {len(d.weights)} numbers for {len(d.sources)} data.sources"
-        )
-    if max(s.lengths.title, s.lengths.knowledge, s.lengths.candidate) > s.model.positions:
-        raise UserError(f"model.positions {s.model.positions} is less than a text in lengths.*")
-    if s.model.fusion.temperature_end > s.model.fusion.temperature_start:
-        raise UserError(
-            f"model.fusion.temperature_end {s.model.fusion.temperature_end} is more than "
-            f"model.fusion.temperature_start {s.model.fusion.temperature_start}"
-        )
-    if s.optimizer.imported_rate != 1 and not s.init_from:
-        raise UserError(
-            f"optimizer.imported_rate is {s.optimizer.imported_rate}, but init_from names no "
-            "weights: name some, or leave optimizer.imported_rate at 1"
-        )
-    if list(dataclasses.astuple(s.mesh)).count(-1) > 1:
-        raise UserError("mesh: only one axis can be -1")
-    _check_distributed(s.distributed)
-    _check_preset(s)
-
-
-def _check_distributed(d: Distributed) -> None:
-    if d.coordinator in ("auto", "off"):
-        if d.processes or d.process:
-            raise UserError(
-                f"distributed.coordinator is {d.coordinator}: distributed.processes and "
-                "distributed.process are for HOST:PORT alone"
-            )
-        return
-    host, _, port = d.coordinator.rpartition(":")
-    if not (host and port.isdecimal()):
-        raise UserError(f"distributed.coordinator: {d.coordinator!r} is not auto, off or HOST:PORT")
-    if d.process >= d.processes:
-        raise UserError(
-            f"distributed.process {d.process} is not one of distributed.processes {d.processes}, "
-            "which count from 0"
-        )
-
-
-RELEASED_STRUCTURE = Structure(heads=1, residual="identity", combine="concat")
-
-
-def _check_preset(s: Settings) -> None:
-    """The schedule and the structure aggregation are those of the preset."""
-    blocks = s.model.interactor.blocks
-    released = s.model.preset == "release"
-    for key, schedule, layers in (
-        ("model.interactor.text_layers", s.model.interactor.text_layers, s.model.text.layers),
-        ("model.interactor.image_layers", s.model.interactor.image_layers, s.model.image.layers),
-    ):
-        if not released and schedule:
-            raise UserError(f"{key}: the schedule is of model.preset 'release', leave it at ()")
-        if released and len(schedule) != blocks:
-            raise UserError(
-                f"{key} has {len(schedule)} numbers for {blocks} model.interactor.blocks"
-            )
-        if list(schedule) != sorted(schedule) or max(schedule, default=0) > layers:
-            raise UserError(f"{key}: {schedule} does not rise, or passes the {layers} layers")
-    if not released:
-        return
-    if s.model.structure != RELEASED_STRUCTURE:
-        wanted = dataclasses.asdict(RELEASED_STRUCTURE)
-        told = ", ".join(f"model.structure.{name}={value!r}" for name, value in wanted.items())
-        raise UserError(f"model.preset 'release' has {told}")
-    if s.model.text.width % s.model.interactor.heads:
-        raise UserError(
-            f"model.interactor.heads: {s.model.interactor.heads} heads do not divide model.text."
-            f"width {s.model.text.width}, the width at which titles and knowledge interact"
-        )
-    if s.objectives.mom.variant != "kl":
-        raise UserError("objectives.mom.variant: model.preset 'release' has 'kl' alone")
-
-
-def _check_ranges(group: Any, prefix: str = "") -> None:
-    """Raises UserError for the first number outside its range; NaN and infinity are in none."""
-    for name, kind in typing.get_type_hints(type(group), include_extras=True).items():
-        key, value = _join(prefix, name), getattr(group, name)
-        if dataclasses.is_dataclass(value):
-            _check_ranges(value, key)
-            continue
-        if typing.get_origin(kind) is tuple:
-            kind, numbers = typing.get_args(kind)[0], value
-        else:
-            numbers = (value,)
-        if typing.get_origin(kind) is Annotated:
-            (bounds,) = kind.__metadata__
-            for number in numbers:
-                if not (bounds.low <= number <= bounds.high and math.isfinite(number)):
-                    raise UserError(f"{key}: {number} is not {bounds}")

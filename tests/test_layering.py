@@ -19,6 +19,7 @@ LAYERS = (
     "k3m_jax.parallel",
     "k3m_jax.data",
     "k3m_jax.settings",
+    "k3m_jax.schema",
 )
 MODULES = sorted(
     path for top in ("launch", "configs", "k3m_jax") for path in (ROOT / top).rglob("*.py")
