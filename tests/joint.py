@@ -29,6 +29,7 @@ from tests.products import inputs, memory_shards, products, settings_for
 from tests.tiny import TINY
 
 FOUND = "found.npz"
+BEGUN = "begun"  # is there when a step of `look` is done
 
 
 @functools.cache
@@ -37,7 +38,7 @@ def given():
 
 
 @functools.cache
-def settings() -> Settings:
+def settings(steps: int = 6) -> Settings:
     """One layer of everything: a process has a step of its own to compile."""
     layer = Encoder(layers=1, width=32, heads=4, mlp=64)
     model = dataclasses.replace(
@@ -46,16 +47,16 @@ def settings() -> Settings:
         image=layer,
         interactor=Interactor(blocks=1, width=32, heads=4, image_mlp=64, text_mlp=64),
     )
-    chosen = settings_for(given(), model=model, training=Training(steps=6, batch=16))
+    chosen = settings_for(given(), model=model, training=Training(steps=steps, batch=16))
     # Rows that no token uses, so that a tensor axis of two divides the table whatever its size.
     even = dataclasses.replace(chosen.model, vocabulary=chosen.model.vocabulary // 2 * 2 + 2)
     return dataclasses.replace(chosen, model=even)
 
 
 @contextlib.contextmanager
-def batches_from(step: int, mesh: jax.sharding.Mesh) -> Iterator[TrainBatches]:
+def batches_from(step: int, settings: Settings, mesh: jax.sharding.Mesh) -> Iterator[TrainBatches]:
     shard, shards = process_block(mesh)
-    batches = train_batches(settings(), *given(), start_step=step, shard=shard, shards=shards)
+    batches = train_batches(settings, *given(), start_step=step, shard=shard, shards=shards)
     with contextlib.closing(batches):
         yield batches
 
@@ -75,11 +76,13 @@ def look(mesh: Mesh, steps: int, workdir: pathlib.Path) -> dict[str, np.ndarray]
     mesh = make_mesh(mesh)
     total = jax.jit(lambda batch: batch["region_inputs"].astype(float).mean())
     digests, means = [], []
-    with batches_from(0, mesh) as batches:
-        for _ in range(steps):
+    with batches_from(0, settings(steps), mesh) as batches:
+        for step in range(steps):
+            distributed.at(f"step {step}")
             batch = place_batch(mesh, next(batches))
             digests.append(digest(mesh, batch))
             means.append(float(total(batch)))
+            (workdir / BEGUN).touch()
     return {"batches": np.array(digests), "means": np.array(means)}
 
 
@@ -101,7 +104,7 @@ def run(mesh: Mesh, steps: int, workdir: pathlib.Path) -> dict[str, np.ndarray]:
     with contextlib.closing(Checkpoints(workdir, meta, keep=9)) as checkpoints:
         state = checkpoints.restore(program.abstract_state) or program.init()
         first, begun = int(state.step), line(state)
-        with batches_from(first, mesh) as batches:
+        with batches_from(first, network.settings, mesh) as batches:
             for _ in range(steps):
                 batch = program.place(next(batches))
                 digests.append(digest(mesh, batch))
