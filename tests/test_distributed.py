@@ -26,7 +26,7 @@ from tests import joint
 # than those of four devices of one, and Adam divides by their root (see test_step.py).
 ROUNDING = {"rtol": 2e-3, "atol": 1e-5}
 TIMEOUT = 30  # seconds that the short steps of `joint.look` may take; much for a busy machine
-STEPS = 150
+STEPS = 40
 
 
 def together(arguments, processes, devices, cache, log):
@@ -103,7 +103,7 @@ def test_two_processes_see_the_same_batches(jointly, tmp_path):
 def test_four_processes_train_as_one_and_any_number_restores_them(jointly, tmp_path):
     four = tmp_path / "four"
     found = jointly(4, 1, (2, 2, 1), 2, four)
-    expected = joint.run(Mesh(2, 2, 1), 2, tmp_path / "one")
+    expected = jointly(1, 4, (2, 2, 1), 2, tmp_path / "one")
     assert found["first"] == expected["first"] == 0
     np.testing.assert_array_equal(found["begun"], expected["begun"])
     assert found["batches"].tolist() == expected["batches"].tolist()
@@ -193,7 +193,7 @@ def test_one_is_told_and_all_save_the_same_step(folder, start, whole, cache):
     workdir = folder / "told"
     for told, number in ((1, signal.SIGTERM), (0, signal.SIGINT)):
         processes = start("told", 2)
-        wait_for_steps(workdir, 10, processes)
+        wait_for_steps(workdir, 6, processes)
         processes[told].send_signal(number)
         assert codes(processes) == [EXIT_PREEMPTED] * 2
         saved = [int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal()]
@@ -226,7 +226,7 @@ def test_where_one_is_killed_all_end_and_go_on_later(folder, start, whole):
     workdir = folder / "broken"
     for killed in (1, 0):  # the second time with it jax's service
         processes = start("broken", 2)
-        wait_for_steps(workdir, 10, processes)
+        wait_for_steps(workdir, 6, processes)
         processes[killed].kill()
         assert 0 not in codes(processes, 60)
         for i in range(2):
