@@ -35,4 +35,7 @@ fi
 # shellcheck source=launch/environment.sh
 source launch/environment.sh
 prepare_environment requirements.txt requirements-dev.txt
-exec "$VENV/bin/python" -m pytest ${selection[@]+"${selection[@]}"} "$@"
+# One process per core, 4 at most: each compiles much, and holds up to 3 GB. The tests of a file stay
+# together, so that they share what its fixtures compiled.
+exec "$VENV/bin/python" -m pytest -n auto --maxprocesses=4 --dist loadfile \
+  ${selection[@]+"${selection[@]}"} "$@"

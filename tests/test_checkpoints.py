@@ -7,7 +7,7 @@ from tiny import TINY, tiny_program, tiny_settings
 
 from k3m_jax.data.batch import random_batch
 from k3m_jax.model.network import Network
-from k3m_jax.settings import Settings, UserError
+from k3m_jax.settings import Corruption, Settings, UserError
 from k3m_jax.training.checkpoints import Checkpoints, Meta, load_meta, load_params
 
 META = Meta.of(TINY, ["products"], "words")
@@ -169,6 +169,20 @@ def test_other_products_or_words_are_refused(open_run, program, state, meta, key
     save(open_run(), state, 1)
     with pytest.raises(UserError, match=key):
         open_run(meta).restore(program.abstract_state)
+
+
+@pytest.mark.parametrize("wanted", [0.0, 0.5])
+def test_a_setting_younger_than_the_run_was_at_its_default(open_run, program, state, wanted):
+    old = dataclasses.replace(META, settings={**META.settings})
+    old.settings["data"] = {k: v for k, v in META.settings["data"].items() if "corrupt" not in k}
+    save(open_run(old), state, 1)
+    groups = change("data", train_corruption=Corruption("TNR", wanted)) if wanted else {}
+    opened = open_run(Meta.of(tiny_settings(**groups), ["products"], "words"))
+    if wanted:
+        with pytest.raises(UserError, match=r"data\.train_corruption"):
+            opened.restore(program.abstract_state)
+    else:
+        assert opened.restore(program.abstract_state) is not None
 
 
 def test_an_input_that_stands_elsewhere_is_refused(open_run, program, state):

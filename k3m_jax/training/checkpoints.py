@@ -177,7 +177,9 @@ class Checkpoints:
 
     def _check(self, step: int, data: Mapping[str, int], meta: Meta) -> None:
         """Raises UserError where the checkpoint is not of this run."""
-        old, new = _flat(meta.settings), _flat(self._meta.settings)
+        # A setting younger than the run has a default that does as the run did.
+        defaults = _flat(dataclasses.asdict(Settings()))
+        old, new = defaults | _flat(meta.settings), _flat(self._meta.settings)
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) != new.get(key) and not key.startswith(FREE):
                 raise UserError(
