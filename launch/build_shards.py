@@ -1,10 +1,8 @@
-"""Builds the shards of a data set from a folder of products.
+"""Builds the shards of a data set from a folder of products; docs/data.md tells the formats.
 
   python -m launch.build_shards --format=jsonl --input=FOLDER --output=DATA
 jsonl:   FOLDER/products.jsonl, an object a line, and the pictures it names by relative path.
 release: FOLDER/*.tsv of the public K3M release, one file per split, without pictures.
-What can't be used is set aside and counted; a missing picture, title or triples are no reason.
-docs/data.md tells the formats, what is stored where, and how to build with Beam.
 """
 
 import json
@@ -27,6 +25,7 @@ HELP = {
     "image_size": "pixels a side of the stored picture",
     "patch_size": "pixels a side of a patch",
     "codebook_size": "classes of patches at most",
+    "codebook": "shards whose classes of patches are taken; no train split is needed then",
     "vocabulary_size": "tokens of the tokenizer trained on the products; 0: none",
     "region_features": "TSV of bottom-up-attention tools, .npz, or a folder of .npz by id",
     "top_classes": "most probable classes kept per region",
@@ -60,6 +59,7 @@ def report(made: ShardSet, seconds: float) -> str:
 {items} items {json.dumps(info.products)}, {size / items / 1e3:.1f} kB each, in {seconds:.0f} s
   missing    {json.dumps(info.missing)}
   mended     {json.dumps(info.mended)}
+  pairs      {json.dumps(info.pairs)}
   set aside  {json.dumps(info.rejects)}: {made.folder / REJECTS}
 next: python -m launch.show_batch {options}
       python -m launch.pretrain --workdir=runs/first {options}"""

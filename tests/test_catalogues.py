@@ -57,7 +57,7 @@ def test_jsonl_missing_parts(tmp_path, record):
     catalogue = jsonl(tmp_path, record)
     product = catalogue.parse(next(catalogue.lines()))
     assert (product.picture, product.triples, product.title) == ("", (), "")
-    assert catalogue.read_picture(product) == b""
+    assert catalogue.read_picture(product.picture) == b""
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_picture_paths_stay_in_the_folder(tmp_path, path):
     (folder / "linked.jpg").symlink_to(tmp_path / "secret.jpg")
     catalogue = jsonl(folder, {"id": "a", "images": [path]})
     product = catalogue.parse(next(catalogue.lines()))
-    assert reason(catalogue.read_picture, product) == "outside_folder"
+    assert reason(catalogue.read_picture, product.picture) == "outside_folder"
 
 
 def test_pictures_are_read(tmp_path):
@@ -125,12 +125,12 @@ def test_pictures_are_read(tmp_path):
     paths = ["images/a b.jpg", "images/absent.jpg", "images", "pipe.jpg", "x" * 5000, "loop.jpg"]
     catalogue = jsonl(tmp_path, *[{"id": p, "images": [p]} for p in paths])
     products = [catalogue.parse(raw) for raw in catalogue.lines()]
-    assert catalogue.read_picture(products[0]) == b"pixels"
-    assert catalogue.read_picture(products[1]) == b""
-    assert reason(catalogue.read_picture, products[2]) == "bad_picture"
-    assert reason(catalogue.read_picture, products[3]) == "bad_picture"
-    assert catalogue.read_picture(products[4]) == b""  # no file can have that name
-    assert catalogue.read_picture(products[5]) == b""
+    assert catalogue.read_picture(products[0].picture) == b"pixels"
+    assert catalogue.read_picture(products[1].picture) == b""
+    assert reason(catalogue.read_picture, products[2].picture) == "bad_picture"
+    assert reason(catalogue.read_picture, products[3].picture) == "bad_picture"
+    assert catalogue.read_picture(products[4].picture) == b""  # no file can have that name
+    assert catalogue.read_picture(products[5].picture) == b""
 
 
 def test_release_record(tmp_path):

@@ -21,6 +21,7 @@ class BuildArguments:
     image_size: int = 192
     patch_size: int = 32
     codebook_size: int = 256
+    codebook: str = ""  # a data set whose classes of patches are taken; "": fitted to these
     vocabulary_size: int = 8000  # 0: no tokenizer
     region_features: str = ""
     top_classes: int = 8  # with regions
@@ -49,6 +50,8 @@ class BuildArguments:
             )
         if self.front_end == "patches" and self.patch_size % codebooks.GRID:
             raise UserError(f"--patch_size {self.patch_size} is not a multiple of {codebooks.GRID}")
+        if self.codebook and self.front_end == "regions":
+            raise UserError("--codebook is of patches: regions have the classes of their detector")
         for name, low in (
             ("image_size", 1),
             ("codebook_size", 2),

@@ -25,7 +25,7 @@ from etils import epath
 from tqdm import tqdm
 
 from k3m_jax.data import codebook as codebooks
-from k3m_jax.data import shards
+from k3m_jax.data import align_pairs, shards
 from k3m_jax.data.build_arguments import BuildArguments
 from k3m_jax.data.catalogues import open_catalogue
 from k3m_jax.data.record_maker import Describer, RecordMaker
@@ -53,10 +53,12 @@ class Build(abc.ABC):
         arguments.check()
         self.arguments = a = arguments
         self.catalogue = open_catalogue(a.format, a.input)
+        self._pairs = align_pairs.read_pairs(a.input)
         self.survey = self._survey()
-        if "train" not in self.survey.splits:
+        if not self.survey.splits or ("train" not in self.survey.splits and not a.codebook):
+            wanted = "" if a.codebook else " for the train split"
             raise UserError(
-                f"{a.input} has no usable record for the train split"
+                f"{a.input} has no usable record{wanted}"
                 + (f": {_reasons(self.survey.rejects)}" if self.survey.rejects else "")
             )
         maker = RecordMaker(
@@ -80,7 +82,7 @@ class Build(abc.ABC):
 
     def new_tally(self) -> Tally:
         """An empty one."""
-        return Tally(count_titles=bool(self.arguments.vocabulary_size))
+        return Tally(bool(self.arguments.vocabulary_size), align_pairs.named(self._pairs))
 
     @abc.abstractmethod
     def tally(self) -> Tally:
@@ -93,7 +95,11 @@ class Build(abc.ABC):
             codebook.save(folder / shards.CODEBOOK)
         table = {p: dict(sorted(values.items())) for p, values in sorted(tally.values.items())}
         (folder / shards.VALUES).write_text(json.dumps(table, ensure_ascii=False))
-        rejects = sorted(self.survey.rejects + tally.rejects, key=lambda r: (r.file, r.line))
+        paired = align_pairs.keep(self._pairs, tally.paired, self._view)
+        paired.write(folder)
+        rejects = sorted(
+            self.survey.rejects + tally.rejects + paired.rejects, key=lambda r: (r.file, r.line)
+        )
         with (folder / shards.REJECTS).open("w") as file:
             for reject in rejects:
                 file.write(json.dumps(dataclasses.asdict(reject), ensure_ascii=False) + "\n")
@@ -118,14 +124,25 @@ class Build(abc.ABC):
                 for key, value in dataclasses.asdict(a).items()
                 if key not in ("output", "workers", "overwrite", "beam_options")
             },
+            pairs=dict(sorted(collections.Counter(p.split for p in paired.pairs).items())),
         ).write(folder)
 
     @abc.abstractmethod
     def _survey(self) -> Survey:
         """The first pass."""
 
+    def _view(self, path: str) -> bytes:
+        """A further picture of an item, as it is stored."""
+        if self.arguments.front_end == "regions":
+            raise RejectedRecord(
+                "pair_of_unknown_picture", f"{path!r}: region features are of first pictures alone"
+            )
+        return self.maker.picture(path)
+
     def _fit(self, maker: RecordMaker) -> codebooks.Codebook:
         a = self.arguments
+        if a.codebook:
+            return shards.open_shards(a.codebook).codebook_of(a.image_size, a.patch_size)
         lines = [raw for raw, product in self.survey.sample() if product.picture]
         described = ordered_map(Describer(maker), lines, a.workers)
         found = list(tqdm(described, "codebook", len(lines), unit=" pictures"))

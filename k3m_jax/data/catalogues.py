@@ -86,26 +86,26 @@ class Catalogue(abc.ABC):
             ]
         return blocks
 
-    def read_picture(self, product: Product) -> bytes:
-        """The bytes of the product's picture file; b"" where it has none or the file is not there.
+    def read_picture(self, relative: str) -> bytes:
+        """The bytes of a picture file; b"" where the path is "" or the file is not there.
 
         Raises:
           RejectedRecord: outside_folder, bad_picture, too_large_picture.
         """
-        if not product.picture:
+        if not relative:
             return b""
-        path = inside(epath.Path(self.folder), product.picture)
+        path = inside(epath.Path(self.folder), relative)
         try:
             if not path.exists():
                 return b""
             # Reading one would wait for ever.
             if not remote.is_remote(path) and pathlib.Path(path).is_fifo():
-                raise RejectedRecord("bad_picture", f"{product.picture!r} is not a file")
+                raise RejectedRecord("bad_picture", f"{relative!r} is not a file")
             if (length := path.stat().length) > MAX_BYTES:
                 raise RejectedRecord("too_large_picture", f"{length} bytes; at most {MAX_BYTES}")
             return path.read_bytes()
         except (OSError, ValueError) as error:
-            raise RejectedRecord("bad_picture", f"{product.picture!r}: {error}") from error
+            raise RejectedRecord("bad_picture", f"{relative!r}: {error}") from error
 
 
 class JsonlCatalogue(Catalogue):

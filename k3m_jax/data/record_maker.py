@@ -24,6 +24,7 @@ class Made:
     split: str
     record: dict[str, Any]
     notes: tuple[str, ...]
+    picture: str = ""  # path of the one that is stored, relative to the catalogue's folder
 
 
 def make_record(product: Product, picture: bytes, **seen: np.ndarray) -> dict[str, Any]:
@@ -68,15 +69,15 @@ class RecordMaker:
 
     def _make(self, raw: RawLine) -> Made:
         product = self.catalogue.parse(raw)
-        picture = self.picture(product)
+        picture = self.picture(product.picture)
         lost = product.picture and not picture
         notes = product.notes + (("picture_not_found",) if lost else ())
         record = make_record(product, picture, **self._seen(product, picture))
-        return Made(split_of(product, self.valid_fraction), record, notes)
+        return Made(split_of(product, self.valid_fraction), record, notes, product.picture)
 
-    def picture(self, product: Product) -> bytes:
-        """The product's picture as it is stored, b"" where there is none."""
-        data = self.catalogue.read_picture(product)
+    def picture(self, path: str) -> bytes:
+        """A picture of the catalogue as it is stored, b"" where there is none."""
+        data = self.catalogue.read_picture(path)
         square = self.region_features is None
         return pictures.shrink(data, self.image_size, square=square) if data else b""
 
@@ -114,7 +115,7 @@ class Describer:
         """[N, Z]; N = 0 where there is no usable picture."""
         maker = self.maker
         try:
-            picture = maker.picture(maker.catalogue.parse(raw))
+            picture = maker.picture(maker.catalogue.parse(raw).picture)
         except RejectedRecord:
             picture = b""
         return codebooks.describe(maker.patches(picture), maker.patch_size)

@@ -17,6 +17,7 @@ from etils import epath
 from tensorflow_datasets.core import writer
 
 from k3m_jax.data import remote
+from k3m_jax.data.align_pairs import Pair, stored_pairs, stored_views
 from k3m_jax.data.codebook import Codebook
 from k3m_jax.settings import UserError
 
@@ -54,6 +55,8 @@ class BuildInfo:
     fingerprint: str  # of all items' contents and splits, whatever their order
     version: str  # of k3m_jax
     arguments: Mapping[str, Any]  # that the data set was built with
+    # Labelled pairs of items by split; a data set written before there were any has none.
+    pairs: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def write(self, folder: epath.Path) -> None:
         """Writes build.json."""
@@ -235,11 +238,31 @@ class ShardSet:
         """The table that link prediction ranks over."""
         return json.loads((self.folder / VALUES).read_text())
 
+    @functools.cached_property
+    def pairs(self) -> list[Pair]:
+        """Labelled pairs of items, for product alignment."""
+        return stored_pairs(self.folder)
+
+    @functools.cached_property
+    def views(self) -> dict[str, bytes]:
+        """Pictures of items in pairs besides the stored ones: JPEG by path."""
+        return stored_views(self.folder)
+
     @property
     def codebook(self) -> Codebook | None:
         """The classes of patches; None with regions."""
         path = self.folder / CODEBOOK
         return Codebook.load(path) if path.exists() else None
+
+    def codebook_of(self, image_size: int, patch_size: int) -> Codebook:
+        """The codebook, for other pictures of that size; raises UserError where it is not so."""
+        mine = self.info.image_size, self.info.patch_size
+        if self.codebook is None or mine != (image_size, patch_size):
+            raise UserError(
+                f"--codebook: {self.folder} has no classes of {patch_size} px patches of "
+                f"{image_size} px pictures, its --image_size and --patch_size are {mine}"
+            )
+        return self.codebook
 
     @property
     def tokenizer_folder(self) -> epath.Path | None:

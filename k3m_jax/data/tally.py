@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from k3m_jax.data.align_pairs import Item
 from k3m_jax.data.record_maker import Made
 from k3m_jax.data.records import Reject
 from k3m_jax.data.tokenization import count_words
@@ -23,10 +24,12 @@ class Tally:
       values: property -> value -> items of train that have it.
       fingerprint: of all records and their splits.
       regions, classes: the most that a picture has, of a detector.
+      paired: those of the items `in_pairs` that are stored, by id.
     """
 
-    def __init__(self, count_titles: bool):
+    def __init__(self, count_titles: bool, in_pairs: frozenset[str] = frozenset()):
         """`count_titles` is whether `words` will be asked for."""
+        self._in_pairs, self.paired = in_pairs, dict[str, Item]()
         self._count_titles = count_titles
         self._title_words = collections.Counter()
         self.products = collections.Counter()
@@ -52,6 +55,8 @@ class Tally:
             }
         )
         self.mended.update(outcome.notes)
+        if record["id"] in self._in_pairs:
+            self.paired[record["id"]] = Item(outcome.split, outcome.picture)
         for property_, value in zip(record["properties"], record["values"], strict=True):
             self.values[property_][value] += train
         if self._count_titles and train:
@@ -72,6 +77,7 @@ class Tally:
         ):
             mine.update(theirs)  # a counter's update adds, and keeps what counts 0
         self.rejects += other.rejects
+        self.paired |= other.paired
         self.fingerprint = (self.fingerprint + other.fingerprint) % 2**256
         self.regions = max(self.regions, other.regions)
         self.classes = max(self.classes, other.classes)

@@ -1,0 +1,129 @@
+"""Labelled pairs on their way from a catalogue to beside its shards."""
+
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from k3m_jax.data import align_pairs, pictures
+from k3m_jax.data.align_pairs import Item, Pair
+from k3m_jax.data.build_arguments import BuildArguments
+from k3m_jax.data.building import build
+from k3m_jax.settings import UserError
+
+
+def jpeg(seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG")
+    return out.getvalue()
+
+
+def pair(a, b, **keys):
+    told = {"split": "train", "a": a, "b": b, "label": 1, "kind": "test"}
+    return {**told, "a_image": f"{a}.jpg", "b_image": f"{b}.jpg", **keys}
+
+
+LINES = [
+    pair("a", "b"),
+    pair("a", "a", b_image="a2.jpg"),
+    pair("c", "d", split="", label=0),
+    pair("a", "x"),
+    pair("a", "c"),
+    pair("c", "d", split="train"),
+    pair("a", "b", a_image="lost.jpg"),
+    pair("a", "b", label=2),
+    {"a": "a"},
+]
+REASONS = {
+    "pair_of_unknown_item": 1,
+    "pair_split_apart": 2,
+    "pair_of_unknown_picture": 1,
+    "bad_pair": 4,
+}
+
+
+@pytest.fixture
+def catalogue(tmp_path):
+    folder = tmp_path / "catalogue"
+    folder.mkdir()
+    splits = {"a": "train", "b": "train", "c": "valid", "d": "valid"}
+    records = [
+        {"id": i, "product": "p", "title": i, "images": [f"{i}.jpg"], "split": split}
+        for i, split in splits.items()
+    ]
+    (folder / "products.jsonl").write_text("\n".join(map(json.dumps, records)))
+    for seed, name in enumerate([*splits, "a2"]):
+        (folder / f"{name}.jpg").write_bytes(jpeg(seed))
+    lines = [*map(json.dumps, LINES), "[1]", "{", ""]
+    (folder / align_pairs.PAIRS).write_text("\n".join(lines))
+    return folder
+
+
+def arguments(catalogue, **keys):
+    sizes = {"image_size": 16, "patch_size": 8, "codebook_size": 2, "vocabulary_size": 0}
+    folders = {"input": str(catalogue), "output": str(catalogue.parent / "shards")}
+    return BuildArguments("jsonl", **{**folders, **sizes, **keys})
+
+
+@pytest.fixture
+def shards(catalogue):
+    return build(arguments(catalogue))
+
+
+def test_pairs_lie_beside_the_shards_and_the_others_are_counted(shards):
+    assert shards.info.pairs == {"train": 2, "valid": 1}
+    assert shards.info.rejects == REASONS
+    assert shards.pairs == [
+        Pair("train", "a", "b", 1, "test", "", ""),
+        Pair("train", "a", "a", 1, "test", "", "a2.jpg"),
+        Pair("valid", "c", "d", 0, "test", "", ""),
+    ]
+    rejects = [json.loads(x) for x in (shards.folder / "rejects.jsonl").read_text().splitlines()]
+    assert [r["line"] for r in rejects] == [4, 5, 6, 7, 8, 9, 10, 11]
+    assert {r["file"] for r in rejects} == {"align_pairs.jsonl"}
+
+
+def test_a_further_picture_is_kept_as_the_first_would_be(shards, catalogue):
+    assert list(shards.views) == ["a2.jpg"]
+    wanted = pictures.shrink((catalogue / "a2.jpg").read_bytes(), 16, square=True)
+    assert shards.views["a2.jpg"] == wanted
+
+
+def test_a_catalogue_without_pairs(catalogue):
+    (catalogue / align_pairs.PAIRS).unlink()
+    shards = build(arguments(catalogue))
+    assert (shards.pairs, shards.views, dict(shards.info.pairs)) == ([], {}, {})
+
+
+def test_beam_keeps_the_same_pairs(shards, catalogue):
+    pytest.importorskip("apache_beam")
+    other = build(arguments(catalogue, overwrite=True, beam_options="--runner=DirectRunner"))
+    assert (other.pairs, other.views) == (shards.pairs, shards.views)
+    assert other.info.rejects == shards.info.rejects
+
+
+def test_regions_are_of_first_pictures_alone():
+    def none(path):
+        raise AssertionError(path)
+
+    lines = [(1, Pair("train", "a", "b", 1, "", "a.jpg", "b.jpg"))]
+    items = {"a": Item("train", "a.jpg"), "b": Item("train", "b.jpg")}
+    assert len(align_pairs.keep(lines, items, none).pairs) == 1
+
+
+def test_held_out_products_alone_take_the_codebook_of_others(shards, catalogue, tmp_path):
+    lines = (catalogue / "products.jsonl").read_text().splitlines()
+    (catalogue / "products.jsonl").write_text("\n".join(lines[2:]))
+    output = str(tmp_path / "held_out")
+    with pytest.raises(UserError, match="train split"):
+        build(arguments(catalogue, output=output))
+    given = arguments(catalogue, output=output, codebook=str(shards.folder))
+    held_out = build(given)
+    assert held_out.info.products == {"valid": 2}
+    assert np.array_equal(held_out.codebook.centres, shards.codebook.centres)
+    with pytest.raises(UserError, match="--codebook"):  # of patches of another size
+        build(dataclasses.replace(given, patch_size=4, overwrite=True))
