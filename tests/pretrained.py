@@ -32,10 +32,9 @@ def hidden_states(text: s.Encoder, params, tokens, mask):
     how = {"dropout": 0.0, "dtype": np.float32, "deterministic": True}
     sizes = {"vocabulary": len(params["words"]), "positions": len(params["position_table"])}
     encoder = TextEncoder(text, **sizes, **how, remat=False)
-    last, seen = encoder.apply(
+    (last,), seen = encoder.apply(
         {"params": params},
-        tokens,
-        mask,
+        (tokens, mask),
         capture_intermediates=lambda module, _: module.name == "norm",
     )
     (hidden,) = jax.tree.leaves(seen["intermediates"])

@@ -68,27 +68,48 @@ class K3M(nn.Module):
 
     def __call__(self, batch: Batch, temperature: jax.Array | float) -> Outputs:
         """A pretraining batch (see `data.batch`) -> what its objectives read."""
-        product = self.product(batch, temperature)
-        B, J, L = batch["link_tokens"].shape
-        properties, values = self.candidates(
-            batch["link_tokens"].reshape(B * J, L),
-            batch["link_mask"].reshape(B * J, L),
-            batch["link_property_spans"].reshape(B * J, 2),
-            batch["link_value_spans"].reshape(B * J, 2),
+        title, knowledge, candidates = self.text_encoder(
+            (batch["title_tokens"], batch["title_mask"]),
+            (batch["knowledge_tokens"], batch["knowledge_mask"]),
+            (batch["link_tokens"], batch["link_mask"]),
         )
-        words = self.text_encoder.embedding.words
+        product = self._product(batch, title, knowledge, temperature)
+        properties, values = _property_and_value(
+            candidates, batch["link_property_spans"], batch["link_value_spans"]
+        )
+        words = self.text_encoder.embedding.gathered_words()
         return Outputs(
             product,
             self.mlm_head(product.title, batch["mlm_positions"], words),
             self.mom_head(product.image[:, 1:]),
-            properties.reshape(B, J, -1),
-            values.reshape(B, J, -1),
+            properties,
+            values,
         )
 
     def product(self, batch: Batch, temperature: jax.Array | float) -> Product:
         """Encodes, interacts, fuses and aggregates; any modality may be absent."""
+        title, knowledge = self.text_encoder(
+            (batch["title_tokens"], batch["title_mask"]),
+            (batch["knowledge_tokens"], batch["knowledge_mask"]),
+        )
+        return self._product(batch, title, knowledge, temperature)
+
+    def candidates(
+        self, tokens: jax.Array, mask: jax.Array, property_spans: jax.Array, value_spans: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Triples free of any product: tokens and mask [Q, L], spans [Q, 2] -> p, v [Q, D]."""
+        (hidden,) = self.text_encoder((tokens, mask))
+        return _property_and_value(hidden, property_spans, value_spans)
+
+    def _product(
+        self,
+        batch: Batch,
+        title: jax.Array,
+        knowledge: jax.Array,
+        temperature: jax.Array | float,
+    ) -> Product:
+        """From the encoded title [B, T, D] and knowledge text [B, K, D] on."""
         title_mask, region_mask = batch["title_mask"], batch["region_mask"]
-        title = self.text_encoder(batch["title_tokens"], title_mask)
         image = self.image_encoder(
             batch["region_inputs"], batch["region_hidden"], batch["region_boxes"], region_mask
         )
@@ -107,17 +128,16 @@ class K3M(nn.Module):
         total = jnp.where(valid[..., None], positions.astype(jnp.float32), 0.0).sum(1)
         c = jnp.where(count > 0, total / jnp.maximum(count, 1), self.absent)
 
-        knowledge = self.text_encoder(batch["knowledge_tokens"], batch["knowledge_mask"])
         p = span_means(knowledge, batch["property_spans"])
         v = span_means(knowledge, batch["value_spans"])
         embedding, attention = self.structure(c, p, v, batch["triple_mask"])
         return Product(title, image, embedding.astype(jnp.float32), attention)
 
-    def candidates(
-        self, tokens: jax.Array, mask: jax.Array, property_spans: jax.Array, value_spans: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Triples free of any product: tokens and mask [Q, L], spans [Q, 2] -> p, v [Q, D]."""
-        hidden = self.text_encoder(tokens, mask)
-        spans = jnp.stack([property_spans, value_spans], 1)
-        means = span_means(hidden, spans).astype(jnp.float32)
-        return means[:, 0], means[:, 1]
+
+def _property_and_value(
+    hidden: jax.Array, property_spans: jax.Array, value_spans: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Encoded candidates [..., L, D] and their spans [..., 2] -> p, v [..., D], float32."""
+    spans = jnp.stack([property_spans, value_spans], -2)
+    means = span_means(hidden, spans).astype(jnp.float32)
+    return means[..., 0, :], means[..., 1, :]

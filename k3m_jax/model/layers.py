@@ -5,7 +5,7 @@ them are spread over which devices. Post-norm layers, exact GELU, epsilon 1e-12,
 (Devlin et al., 2019).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -90,6 +90,9 @@ def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
     return total / jnp.maximum(mask.sum(-1), 1)[..., None]
 
 
+Masks = tuple[jax.Array, ...]  # of texts that lie one after another in one row, each [B, n, S]
+
+
 class Attention(nn.Module):
     """Multi-head attention of one stream's queries to another's (or its own) keys and values."""
 
@@ -103,25 +106,46 @@ class Attention(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array, mask: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, context: jax.Array, mask: jax.Array | Masks) -> jax.Array:
         """x [B, Q, width], context [B, S, …], mask [B, S] of valid context -> [B, Q, width].
 
         Where no context is valid, nothing is attended to: the output is the output map's bias.
         A mask that is not bool is added to the scores, as older code does; it leaves nothing out.
+        With `Masks`, x and context are texts packed into rows, n of length S for each mask, and
+        every text attends to itself alone.
         """
         shape = (self.heads, self.inner // self.heads)
         q = dense(shape, (self.axis, "heads", "kv"), self.dtype, "query")(x)
         k = dense(shape, (self.context_axis, "heads", "kv"), self.dtype, "key")(context)
         v = dense(shape, (self.context_axis, "heads", "kv"), self.dtype, "value")(context)
-        scores = jnp.einsum("bqhd,bshd->bhqs", q, k, preferred_element_type=jnp.float32)
-        scores, mask = scores * shape[1] ** -0.5, mask[:, None, None, :]
-        if mask.dtype == bool:
-            weights = masked_softmax(scores, mask, axis=-1)
-        else:
-            weights = jax.nn.softmax(scores + mask, axis=-1)
-        weights = nn.Dropout(self.dropout)(weights, deterministic=self.deterministic)
-        out = jnp.einsum("bhqs,bshd->bqhd", weights.astype(self.dtype), v)
+        drop = nn.Dropout(self.dropout, deterministic=self.deterministic)
+
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+            scores = jnp.einsum("bqhd,bshd->bhqs", q, k, preferred_element_type=jnp.float32)
+            scores, mask = scores * shape[1] ** -0.5, mask[:, None, None, :]
+            if mask.dtype == bool:
+                weights = masked_softmax(scores, mask, axis=-1)
+            else:
+                weights = jax.nn.softmax(scores + mask, axis=-1)
+            return jnp.einsum("bhqs,bshd->bqhd", drop(weights).astype(self.dtype), v)
+
+        packed = isinstance(mask, tuple)
+        out = _each_text(attend, q, k, v, mask) if packed else attend(q, k, v, mask)
         return dense(self.width, ("heads", "kv", self.axis), self.dtype, "out", inputs=2)(out)
+
+
+def _each_text(
+    attend: Callable[..., jax.Array], q: jax.Array, k: jax.Array, v: jax.Array, masks: Masks
+) -> jax.Array:
+    """`attend` within each text of packed q, k, v [B, S, heads, kv] -> [B, S, heads, kv]."""
+    parts, start = [], 0
+    for mask in masks:
+        B, n, S = mask.shape
+        own = [x[:, start : start + n * S].reshape(B * n, S, *x.shape[2:]) for x in (q, k, v)]
+        out = attend(*own, mask.reshape(B * n, S))
+        parts.append(out.reshape(B, n * S, *out.shape[2:]))
+        start += n * S
+    return jnp.concatenate(parts, 1)
 
 
 class TransformerLayer(nn.Module):
@@ -142,8 +166,8 @@ class TransformerLayer(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array, mask: jax.Array) -> jax.Array:
-        """x [B, Q, width], context [B, S, …], mask [B, S] -> [B, Q, width]."""
+    def __call__(self, x: jax.Array, context: jax.Array, mask: jax.Array | Masks) -> jax.Array:
+        """x [B, Q, width], context [B, S, …], mask [B, S] or `Masks` -> [B, Q, width]."""
         drop = nn.Dropout(self.dropout, deterministic=self.deterministic)
         attended = Attention(
             self.width,
@@ -175,8 +199,8 @@ class SelfAttentionLayer(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, None]:
-        """x [B, S, width], mask [B, S] -> ([B, S, width], None)."""
+    def __call__(self, x: jax.Array, mask: jax.Array | Masks) -> tuple[jax.Array, None]:
+        """x [B, S, width], mask [B, S] or `Masks` -> ([B, S, width], None)."""
         layer = TransformerLayer(
             self.width,
             self.width,

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from k3m_jax import settings
 from k3m_jax.model.layers import (
@@ -17,6 +18,8 @@ from k3m_jax.model.layers import (
     table,
 )
 from k3m_jax.parallel import shardings
+
+Text = tuple[jax.Array, jax.Array]  # tokens and mask
 
 
 class TextEmbedding(nn.Module):
@@ -41,15 +44,20 @@ class TextEmbedding(nn.Module):
         self.norm = layer_norm(self.dtype, "norm")
         self.drop = nn.Dropout(self.dropout, deterministic=self.deterministic)
 
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Tokens [B, S] -> [B, S, D]."""
+    def __call__(self, tokens: jax.Array, positions: np.ndarray | None = None) -> jax.Array:
+        """Tokens [B, S], and the positions [S] in their texts (0, 1, … by default) -> [B, S, D]."""
+        if positions is None:
+            positions = np.arange(tokens.shape[1])
         # Where tables are split by their width they are put together before they are looked up, or
         # each hidden state would be.
-        words = shardings.constrain(self.words, "vocab", "width")
         places = shardings.constrain(self.position_table, "positions", "width")
         types = shardings.constrain(self.type_table, "types", "width")
-        x = words[tokens] + places[: tokens.shape[1]] + types[0]
+        x = self.gathered_words()[tokens] + places[positions] + types[0]
         return self.drop(constrain(self.norm(x)))
+
+    def gathered_words(self) -> jax.Array:
+        """The word table [V, D] with its width whole, as the lookup and the MLM head read it."""
+        return shardings.constrain(self.words, "vocab", "width")
 
 
 class TextEncoder(nn.Module):
@@ -78,9 +86,27 @@ class TextEncoder(nn.Module):
             SelfAttentionLayer, self.sizes.layers, self.remat, **self._fields(), name="layers"
         )
 
-    def __call__(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
-        """Tokens [B, S] and mask [B, S] of valid ones -> last hidden states [B, S, D]."""
-        return self.layers(self.embedding(tokens), mask)[0]
+    def __call__(self, *texts: Text) -> tuple[jax.Array, ...]:
+        """Encodes texts, each by itself.
+
+        Args:
+          texts: pairs of tokens [B, …, S] and the mask of valid ones, with the same B. They pass
+            the layers as one row per item, so that on several devices each parameter is put
+            together once for all of them.
+
+        Returns:
+          The last hidden states [B, …, S, D] of each.
+        """
+        batch = texts[0][0].shape[0]
+        rows = [tokens.reshape(batch, -1) for tokens, _ in texts]
+        masks = tuple(mask.reshape(batch, -1, mask.shape[-1]) for _, mask in texts)
+        positions = np.concatenate([np.tile(np.arange(m.shape[2]), m.shape[1]) for m in masks])
+        x, _ = self.layers(self.embedding(jnp.concatenate(rows, 1), positions), masks)
+        ends = np.cumsum([row.shape[1] for row in rows])
+        parts = jnp.split(x, ends[:-1], axis=1)
+        return tuple(
+            part.reshape(*tokens.shape, -1) for part, (tokens, _) in zip(parts, texts, strict=True)
+        )
 
     def stack(self) -> Stack:
         """The layers, for another schedule than one after the other."""
