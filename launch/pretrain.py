@@ -24,7 +24,7 @@ from k3m_jax.data.pipeline import open_inputs, train_batches
 from k3m_jax.evaluation.evaluator import make_evaluator
 from k3m_jax.model.network import Network
 from k3m_jax.parallel import distributed
-from k3m_jax.parallel.mesh import make_mesh, process_block
+from k3m_jax.parallel.mesh import make_mesh, process_blocks
 from k3m_jax.training import debugging
 from k3m_jax.training.checkpoints import Checkpoints, Meta
 from k3m_jax.training.compilation import Program
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int | None:
         inputs = open_inputs(settings.data)
         settings = inputs.resolve(settings)
         mesh, network = make_mesh(settings.mesh), Network(settings)
-        shard, shards = process_block(mesh)
+        blocks, shards = process_blocks(mesh)
         meta = Meta.of(
             settings,
             [each.info.fingerprint for each in inputs.shard_sets],
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int | None:
             Program(network, mesh),
             stack.enter_context(contextlib.closing(checkpoints)),
             lambda step: train_batches(
-                settings, *inputs, start_step=step, shard=shard, shards=shards
+                settings, *inputs, start_step=step, blocks=blocks, shards=shards
             ),
             make_evaluator(network, mesh, inputs),
             workdir,

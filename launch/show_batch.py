@@ -37,7 +37,8 @@ def main(_: list[str]) -> None:
     first = STEP.value * batch
     # Whole groups: the other items that a row is compared with lie in its own.
     examples = [items[first + row] for row in range(-(-rows // group) * group)]
-    arrays = collate(examples, settings, first // group, settings.seed)
+    groups = range(first // group, (first + len(examples)) // group)
+    arrays = collate(examples, settings, groups, settings.seed)
     texts = [
         inspection.describe(arrays, row, examples, inputs.tokenizer, settings)
         for row in range(rows)

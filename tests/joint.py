@@ -20,7 +20,7 @@ import numpy as np
 from k3m_jax.data.pipeline import TrainBatches, train_batches
 from k3m_jax.model.network import Network
 from k3m_jax.parallel import distributed
-from k3m_jax.parallel.mesh import make_mesh, process_block
+from k3m_jax.parallel.mesh import make_mesh, process_blocks
 from k3m_jax.parallel.shardings import place_batch, replicated
 from k3m_jax.settings import Distributed, Encoder, Interactor, Mesh, Settings, Training
 from k3m_jax.training.checkpoints import Checkpoints, Meta
@@ -55,8 +55,8 @@ def settings(steps: int = 6) -> Settings:
 
 @contextlib.contextmanager
 def batches_from(step: int, settings: Settings, mesh: jax.sharding.Mesh) -> Iterator[TrainBatches]:
-    shard, shards = process_block(mesh)
-    batches = train_batches(settings, *given(), start_step=step, shard=shard, shards=shards)
+    blocks, shards = process_blocks(mesh)
+    batches = train_batches(settings, *given(), start_step=step, blocks=blocks, shards=shards)
     with contextlib.closing(batches):
         yield batches
 

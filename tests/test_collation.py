@@ -1,4 +1,5 @@
 import dataclasses
+from itertools import count
 
 import numpy as np
 import pytest
@@ -43,13 +44,13 @@ def assert_matches_spec(batch, of, rows):
 
 def test_a_batch_of_patches_is_as_described():
     s = settings()
-    assert_matches_spec(collate(examples_of(products(8), s), s, 0, 0), s, 8)
+    assert_matches_spec(collate(examples_of(products(8), s), s, count(), 0), s, 8)
 
 
 def test_a_batch_of_detected_regions_is_as_described():
     s = dataclasses.replace(settings(), image=DETECTED)
     records = [r | detected(i, boxes=(5, 2, 4, 0)[i % 4]) for i, r in enumerate(products(8))]
-    batch = collate(examples_of(records, s), s, 0, 0)
+    batch = collate(examples_of(records, s), s, count(), 0)
     assert_matches_spec(batch, s, 8)
     assert batch["region_mask"].sum(1).tolist() == [5, 3, 5, 0] * 2
     np.testing.assert_array_equal(batch["region_inputs"][1, :2], records[1]["features"])
@@ -69,14 +70,14 @@ def test_regions_without_a_class_are_asked_for_only_where_no_class_is_needed():
         mom = MaskedObject(variant=variant)
         objectives = dataclasses.replace(TINY.objectives, mom=mom, group=1)
         s = dataclasses.replace(settings(), image=DETECTED, objectives=objectives)
-        batch = collate(examples_of([item], s), s, 0, 0)
+        batch = collate(examples_of([item], s), s, count(), 0)
         assert batch["mom_weights"].sum() == asked
 
 
 def test_the_title_and_what_is_asked_of_it():
     s = settings()
     records = products(8)
-    batch = collate(examples_of(records, s), s, 0, 0)
+    batch = collate(examples_of(records, s), s, count(), 0)
     t = tokenizer()
     for row, item in enumerate(records):
         tokens = batch["title_tokens"][row].copy()
@@ -91,7 +92,7 @@ def test_the_title_and_what_is_asked_of_it():
 def test_a_long_title_is_cut_and_one_without_a_token_is_absent():
     s = settings()
     records = [record(0, [], title="red blue " * 50), record(1, [], title=" \u200b ")]
-    batch = collate([*examples_of(records, s), None, None], s, 0, 0)
+    batch = collate([*examples_of(records, s), None, None], s, count(), 0)
     assert batch["title_mask"].sum(1).tolist() == [8, 0, 0, 0]
     assert batch["title_content"].sum(1).tolist() == [6, 0, 0, 0]
     assert batch["title_tokens"][0, [0, 7]].tolist() == [tokenizer().cls, tokenizer().sep]
@@ -108,7 +109,7 @@ def test_every_pattern_of_presence(title, picture, triples):
     others = products(3)
     table = LinkTable.merge([memory_shards([item, *others]).values])
     s = settings()
-    batch = collate(examples_of([item, *others], s, table), s, 0, 0)
+    batch = collate(examples_of([item, *others], s, table), s, count(), 0)
     row = {name: array[0] for name, array in batch.items()}
     assert row["title_content"].any() == row["title_mask"].any() == title
     assert row["mlm_weights"].any() == title
@@ -124,7 +125,7 @@ def test_every_pattern_of_presence(title, picture, triples):
 
 def test_rows_of_padding_are_absent_and_weigh_nothing():
     s = settings()
-    batch = collate([*examples_of(products(3), s), None, *[None] * 4], s, 0, 0)
+    batch = collate([*examples_of(products(3), s), None, *[None] * 4], s, count(), 0)
     assert_matches_spec(batch, s, 8)
     for name, array in batch.items():
         if name != "region_boxes":
@@ -136,7 +137,9 @@ def test_rows_of_padding_are_absent_and_weigh_nothing():
 def test_a_group_of_one_row_has_no_items_to_compare_with():
     objectives = Objectives(lpm=LinkPrediction(negative_values=2), group=1)
     s = dataclasses.replace(settings(), objectives=objectives)
-    batch = collate(examples_of(products(1), s, inputs(memory_shards(products(9))).table), s, 0, 0)
+    batch = collate(
+        examples_of(products(1), s, inputs(memory_shards(products(9))).table), s, count(), 0
+    )
     assert_matches_spec(batch, s, 1)
     assert not batch["link_item_weights"].any()
     assert batch["link_value_weights"].any()
@@ -146,7 +149,7 @@ def test_other_items_lie_in_the_rows_own_group():
     s = settings()
     records = products(32)
     examples = examples_of(records, s)
-    batch = collate(examples, s, 0, 0)
+    batch = collate(examples, s, count(), 0)
     checked = 0
     for row, example in enumerate(examples):
         others = batch["link_items"][row][batch["link_item_weights"][row] > 0]
@@ -164,7 +167,9 @@ def test_values_not_shown_still_rule_an_item_out():
     table = LinkTable.merge([memory_shards([many, few]).values])
     for seed in range(20):
         s = settings()
-        batch = collate([*examples_of([many, few], s, table, seed=seed), None, None], s, seed, 0)
+        batch = collate(
+            [*examples_of([many, few], s, table, seed=seed), None, None], s, count(seed), 0
+        )
         assert not batch["link_item_weights"][1].any()
 
 
@@ -186,7 +191,7 @@ def test_the_answers_of_evaluation():
 def test_a_batch_of_the_release_preset_is_as_described():
     s = released(settings())
     records = [*products(2), record(5, [("colour", "red")]), record(6, [])]
-    batch = collate([*examples_of(records, s), None, None, None, None], s, 0, 0)
+    batch = collate([*examples_of(records, s), None, None, None, None], s, count(), 0)
     assert_matches_spec(batch, s, 8)
     asked = batch["value_weights"].astype(bool)
     assert (batch["knowledge_tokens"][asked] == tokenizer().mask).all()
@@ -202,6 +207,6 @@ def test_a_batch_of_the_release_preset_is_as_described():
 def test_an_item_of_more_than_ten_triples_and_one_alone_make_a_batch_of_the_release_preset():
     s = released(settings(objectives=Objectives(group=1)))
     many = record(0, [("colour", str(i)) for i in range(150)])
-    (batch,) = (collate(examples_of([many], s), s, 0, 0),)
+    (batch,) = (collate(examples_of([many], s), s, count(), 0),)
     assert batch["triple_mask"].sum() == 3  # [CLS], 3 x "colour : i ;", [SEP] in 16 tokens
     assert batch["pair_weights"].tolist() == [0]

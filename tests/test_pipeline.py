@@ -56,9 +56,18 @@ def test_batches_are_as_described_and_end_with_the_run(batches, settings):
 
 @pytest.mark.parametrize("shards", [2, 4])
 def test_hosts_together_have_the_same_batch_in_the_same_order(shards, batches, given, settings):
-    parts = [train_batches(settings, *given, shard=i, shards=shards) for i in range(shards)]
+    parts = [train_batches(settings, *given, blocks=(i,), shards=shards) for i in range(shards)]
     for whole, split in zip(batches, zip(*parts, strict=True), strict=True):
         assert_equal(whole, joined(split))
+
+
+def test_a_host_may_have_several_blocks(batches, given, settings):
+    squares = [(0, 2), (1, 3)]
+    parts = [train_batches(settings, *given, blocks=blocks, shards=4) for blocks in squares]
+    for whole, split in zip(batches, zip(*parts, strict=True), strict=True):
+        for blocks, part in zip(squares, split, strict=True):
+            rows = np.arange(16).reshape(4, 4)[list(blocks)].ravel()
+            assert_equal({name: array[rows] for name, array in whole.items()}, part)
 
 
 @pytest.mark.parametrize(("start", "shards"), [(1, 1), (1, 4), (2, 2), (4, 2), (4, 4)])
@@ -66,7 +75,7 @@ def test_a_run_goes_on_where_it_stopped_on_any_number_of_hosts(
     start, shards, batches, given, settings
 ):
     resumed = [
-        train_batches(settings, *given, start_step=start, shard=i, shards=shards)
+        train_batches(settings, *given, start_step=start, blocks=(i,), shards=shards)
         for i in range(shards)
     ]
     rest = [joined(parts) for parts in zip(*resumed, strict=True)]
@@ -286,7 +295,7 @@ def test_evaluation_asks_the_same_of_an_item_whatever_the_batch_and_the_seed(giv
 def test_hosts_evaluate_contiguous_rows(given, settings):
     for whole, *parts in zip(
         eval_batches(settings, *given),
-        *(eval_batches(settings, *given, shard=i, shards=2) for i in range(2)),
+        *(eval_batches(settings, *given, blocks=(i,), shards=2) for i in range(2)),
         strict=True,
     ):
         for part in (whole, *parts):
@@ -319,7 +328,7 @@ def test_mistakes_are_told_by_their_key(given, settings):
     told("data.sources is empty", lambda: open_inputs(Data()))
     told(
         "training.batch 16 is not a multiple of 8 data shards x objectives.group 4",
-        lambda: train_batches(settings, *given, shard=0, shards=8),
+        lambda: train_batches(settings, *given, blocks=(0,), shards=8),
     )
     told(
         "data.train_split: memory has no items in a split 'train'",

@@ -97,6 +97,15 @@ def test_batches_are_cut_into_blocks_of_rows():
     assert blocks == {(0, 1), (2, 3), (4, 5), (6, 7)}
 
 
+def test_blocks_of_a_process_go_where_they_belong(monkeypatch):
+    """Of a process that hands its four blocks over in another order than the devices'."""
+    monkeypatch.setattr("k3m_jax.parallel.shardings.process_blocks", lambda mesh: ((2, 0, 3, 1), 4))
+    for mesh in (MESH, Mesh(data=4, fsdp=2, tensor=1)):
+        placed = place_batch(make_mesh(mesh), {"x": np.arange(16).reshape(8, 2)})["x"]
+        expected = np.arange(16).reshape(4, 2, 2)[[1, 3, 0, 2]].reshape(8, 2)
+        np.testing.assert_array_equal(placed, expected)
+
+
 def test_a_batch_that_can_not_be_cut_names_the_keys():
     with pytest.raises(UserError, match=r"6 rows .* 4 equal blocks.*training\.batch"):
         place_batch(make_mesh(MESH), {"x": np.arange(6)})

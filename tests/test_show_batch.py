@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import count
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def shown(records, **groups):
     settings = settings_for(given, **groups)
     items = train_items(settings, *given)
     examples = [items[i] for i in range(4)]
-    batch = collate(examples, settings, 0, 0)
+    batch = collate(examples, settings, count(), 0)
     texts = [
         inspection.describe(batch, row, examples, given.tokenizer, settings) for row in range(4)
     ]

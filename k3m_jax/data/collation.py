@@ -1,6 +1,6 @@
 """Examples to the arrays of one batch, as `batch.batch_spec` describes them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -11,17 +11,17 @@ from k3m_jax.settings import Settings
 
 
 def collate(
-    examples: Sequence[Example | None], settings: Settings, first_group: int, seed: int
+    examples: Sequence[Example | None], settings: Settings, groups: Iterable[int], seed: int
 ) -> dict[str, np.ndarray]:
     """Pads examples into a batch.
 
-    Nothing here depends on which rows of a global batch these are but `first_group`, so that hosts
+    Nothing here depends on which rows of a global batch these are but `groups`, so that hosts
     that hold a part each make together what one host would make alone.
 
     Args:
       examples: whole groups of rows; None is a row of padding: absent in everything, weights 0.
       settings: sizes.
-      first_group: number of the first group, counted over the whole run.
+      groups: the number of each group, counted over the whole run.
       seed: that other items are drawn by, with the number of their group.
     """
     arrays = {
@@ -43,7 +43,7 @@ def collate(
     if released:
         arrays["pair_weights"][:] = _pairs(examples, settings.objectives.group)
     else:
-        _write_other_items(arrays, examples, settings, first_group, seed)
+        _write_other_items(arrays, examples, settings, groups, seed)
     return arrays
 
 
@@ -133,19 +133,19 @@ def _write_other_items(
     arrays: dict[str, np.ndarray],
     examples: Sequence[Example | None],
     settings: Settings,
-    first_group: int,
+    groups: Iterable[int],
     seed: int,
 ) -> None:
     """Item negatives need the group, so they are drawn here, by the group's number."""
     G, O = settings.objectives.group, settings.objectives.lpm.negative_items
-    for start in range(0, len(examples), G):
+    for start, number in zip(range(0, len(examples), G), groups, strict=False):
         group = examples[start : start + G]
         others = links.other_items(
             [e.question.target if e and e.question else links.UNKNOWN for e in group],
             [e.facts if e else None for e in group],
             [e.record["product"] if e else "" for e in group],
             O,
-            np.random.default_rng((seed, first_group + start // G)),
+            np.random.default_rng((seed, number)),
         )
         for row, rows in enumerate(others, start):
             arrays["link_items"][row, : len(rows)] = rows

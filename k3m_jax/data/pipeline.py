@@ -94,7 +94,7 @@ def train_batches(
     table: LinkTable,
     *,
     start_step: int = 0,
-    shard: int = 0,
+    blocks: Sequence[int] = (0,),
     shards: int = 1,
 ) -> TrainBatches:
     """This host's rows of the batches of steps `start_step` … `settings.training.steps` - 1.
@@ -105,7 +105,7 @@ def train_batches(
       tokenizer: of titles and knowledge.
       table: of all the shard sets.
       start_step: the first step; what `TrainBatches.state` said of the run that is resumed.
-      shard: index of this host's block of rows among …
+      blocks: which blocks of rows are this host's, of …
       shards: … so many contiguous blocks of each batch.
 
     Raises:
@@ -117,7 +117,7 @@ def train_batches(
     steps = _LocalBatches(
         items,
         settings,
-        _block(settings, "training.batch", settings.training.batch, shard, shards),
+        _rows(settings, "training.batch", settings.training.batch, blocks, shards),
         [0] * len(left) if settings.training.one_batch else left,
     )
     batches = steps.to_iter_dataset(_READING)
@@ -137,7 +137,7 @@ def eval_batches(
     table: LinkTable,
     *,
     split: str | None = None,
-    shard: int = 0,
+    blocks: Sequence[int] = (0,),
     shards: int = 1,
 ) -> Iterator[Batch]:
     """One pass over held-out items in their stored order, with `collation.link_answers`.
@@ -151,13 +151,13 @@ def eval_batches(
       tokenizer: of titles and knowledge.
       table: of all the shard sets.
       split: `settings.data.valid_split` if None.
-      shard: index of this host's block of rows among …
+      blocks: which blocks of rows are this host's, of …
       shards: … so many contiguous blocks of each batch.
     """
     items = eval_items(settings, shard_sets, tokenizer, table, split=split)
-    block = _block(settings, "evaluation.batch", settings.evaluation.batch, shard, shards)
+    rows = _rows(settings, "evaluation.batch", settings.evaluation.batch, blocks, shards)
     steps = range(-(-len(items) // settings.evaluation.batch))
-    batches = _LocalBatches(items, settings, block, steps, answers=True)
+    batches = _LocalBatches(items, settings, rows, steps, answers=True)
     return iter(batches.to_iter_dataset(_READING))
 
 
@@ -217,14 +217,14 @@ class _LocalBatches(grain.MapDataset):
         self,
         items: "grain.MapDataset[Example]",
         settings: Settings,
-        block: range,
+        rows: Sequence[int],
         steps: Sequence[int],
         *,
         answers: bool = False,
     ):
-        """`block` has the rows of each global batch that are this host's."""
+        """`rows` are those of each global batch that are this host's, in whole groups."""
         super().__init__(items)
-        self._settings, self._block, self._steps, self._answers = settings, block, steps, answers
+        self._settings, self._rows, self._steps, self._answers = settings, rows, steps, answers
         batch = settings.evaluation.batch if answers else settings.training.batch
         self._batch, self._group = batch, settings.objectives.group
 
@@ -235,10 +235,11 @@ class _LocalBatches(grain.MapDataset):
         if isinstance(index, slice):
             return self.slice(index)
         items, first = self._parent, self._steps[index] * self._batch
-        rows = [first + row for row in self._block]
+        rows = [first + row for row in self._rows]
         examples = [items[row] if row < len(items) else None for row in rows]
         seed = EVALUATION_SEED if self._answers else self._settings.seed
-        batch = collate(examples, self._settings, rows[0] // self._group, seed)
+        groups = [row // self._group for row in rows[:: self._group]]
+        batch = collate(examples, self._settings, groups, seed)
         return batch | link_answers(examples) if self._answers else batch
 
 
@@ -249,15 +250,17 @@ def _begin_worker(index: int, workers: int) -> None:
 _READING = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=BATCHES_AHEAD)
 
 
-def _block(settings: Settings, key: str, batch: int, shard: int, shards: int) -> range:
-    """Rows of a global batch of `batch` rows that are of one shard."""
+def _rows(
+    settings: Settings, key: str, batch: int, blocks: Sequence[int], shards: int
+) -> list[int]:
+    """Rows of a global batch of `batch` rows that lie in `blocks`."""
     G = settings.objectives.group
     if batch % (shards * G):
         raise UserError(
             f"{key} {batch} is not a multiple of {shards} data shards x objectives.group {G}"
         )
     rows = batch // shards
-    return range(shard * rows, (shard + 1) * rows)
+    return [row for block in blocks for row in range(block * rows, (block + 1) * rows)]
 
 
 def _sources(

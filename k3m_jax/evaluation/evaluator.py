@@ -26,7 +26,7 @@ from k3m_jax.model.released_k3m import ReleasedOutputs
 from k3m_jax.objectives import pretraining
 from k3m_jax.objectives.sums import Sum
 from k3m_jax.parallel import distributed
-from k3m_jax.parallel.mesh import process_block
+from k3m_jax.parallel.mesh import process_blocks
 from k3m_jax.parallel.shardings import place_batch, replicated, use_mesh
 from k3m_jax.settings import UserError
 
@@ -215,7 +215,7 @@ def make_evaluator(
       split: which split to measure; `data.valid_split` if None.
     """
     chosen = network.settings
-    shard, shards = process_block(mesh)
+    blocks, shards = process_blocks(mesh)
     sample = dataclasses.replace(chosen, data=dataclasses.replace(chosen.data, workers=0))
 
     def training():
@@ -224,7 +224,7 @@ def make_evaluator(
         batches.close()
 
     held_out = functools.partial(
-        eval_batches, chosen, *inputs, split=split, shard=shard, shards=shards
+        eval_batches, chosen, *inputs, split=split, blocks=blocks, shards=shards
     )
     return Evaluator(network, mesh, held_out, training, inputs.table, inputs.tokenizer)
 

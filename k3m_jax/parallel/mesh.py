@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from k3m_jax import settings
@@ -22,8 +23,12 @@ def make_mesh(sizes: settings.Mesh, devices: Sequence[jax.Device] | None = None)
     A smaller mesh than the machine takes its first devices, in a run of one process alone: with
     several, each must have its part.
 
+    Neighbours on an axis are neighbours in the machine. Of several slices (of TPUs, or GPU hosts
+    with a switch of their own) each has a part of the data axis, or, where their number does not
+    divide it, of the fsdp axis: all else stays within a slice.
+
     Raises:
-      UserError: the sizes do not fit the number of devices.
+      UserError: the sizes do not fit the number of devices, or of slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     shape = [sizes.data, sizes.fsdp, sizes.tensor]
@@ -38,10 +43,9 @@ def make_mesh(sizes: settings.Mesh, devices: Sequence[jax.Device] | None = None)
     count = math.prod(shape)
     if count > len(devices) or (count < len(devices) and jax.process_count() > 1):
         raise UserError(f"{wanted}: a mesh of {count} devices, but there are {len(devices)}")
+    arranged = _arranged(shape, devices[:count], wanted)
     # Auto: flax's logical constraints are hints to the compiler, not types of arrays.
-    return jax.make_mesh(
-        tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:count]
-    )
+    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def data_shards(mesh: Mesh) -> int:
@@ -49,27 +53,37 @@ def data_shards(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def process_block(mesh: Mesh) -> tuple[int, int]:
-    """Which rows this process reads: (index, count), block `index` of `count` equal blocks.
+def process_blocks(mesh: Mesh) -> tuple[tuple[int, ...], int]:
+    """Which rows this process reads: (blocks, count), those blocks of `count` equal ones.
 
-    Processes whose devices share data shards through the tensor axis read the same block.
-
-    Raises:
-      UserError: the process' devices hold no such block of rows.
+    The fewest that will do. On a torus the devices of a process are a square of it, whose rows lie
+    apart in the batch. Processes whose devices share rows through the tensor axis read the same.
     """
-    fsdp = mesh.shape["fsdp"]
-    held = sorted(
-        {
-            position[0] * fsdp + position[1]
-            for position, device in np.ndenumerate(mesh.devices)
-            if device.process_index == jax.process_index()
-        }
-    )
-    size, first = len(held), held[0] if held else 0
-    if not held or held[-1] - first + 1 != size or data_shards(mesh) % size or first % size:
+    shards, fsdp = data_shards(mesh), mesh.shape["fsdp"]
+    held = {
+        position[0] * fsdp + position[1]
+        for position, device in np.ndenumerate(mesh.devices)
+        if device.process_index == jax.process_index()
+    }
+    for count in range(1, shards + 1):
+        size, rest = divmod(shards, count)
+        blocks = sorted({shard // size for shard in held})
+        if not rest and len(blocks) * size == len(held):
+            break
+    return tuple(blocks), count
+
+
+def _arranged(shape: list[int], devices: list[jax.Device], wanted: str) -> np.ndarray:
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    how = {"devices": devices, "allow_split_physical_axes": True}
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, **how)
+    outer = [1] * len(AXES)
+    across = next((k for k in (0, 1) if shape[k] % slices == 0), None)
+    if across is None:
         raise UserError(
-            f"mesh {dict(mesh.shape)}: the rows of process {jax.process_index()} are not one block "
-            "of the batch; let mesh.fsdp x mesh.tensor be a multiple or a divisor of the devices "
-            "of one process"
+            f"{wanted}: mesh.data or mesh.fsdp must be a multiple of the {slices} slices"
         )
-    return first // size, data_shards(mesh) // size
+    outer[across] = slices
+    inner = [size // parts for size, parts in zip(shape, outer, strict=True)]
+    return mesh_utils.create_hybrid_device_mesh(inner, outer, **how)

@@ -6,6 +6,7 @@ follows them.
 """
 
 import contextlib
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from flax.linen.spmd import RulesFallback
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from k3m_jax.parallel.mesh import data_shards, process_block
+from k3m_jax.parallel.mesh import data_shards, process_blocks
 from k3m_jax.parallel.rules import BATCH_AXES, RULES
 from k3m_jax.settings import UserError
 
@@ -90,20 +91,32 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Rows of this process' block (`process_block`) -> arrays of the whole batch.
+    """Rows of this process' blocks (`process_blocks`), in order -> arrays of the whole batch.
 
     Raises:
       UserError: the rows can't be cut into equal blocks.
     """
     sharding, shards = batch_sharding(mesh), data_shards(mesh)
-    rows = len(next(iter(batch.values()))) * process_block(mesh)[1]
+    blocks, count = process_blocks(mesh)
+    block_rows = len(next(iter(batch.values()))) // len(blocks)
+    rows = block_rows * count
     if rows % shards:
         raise UserError(
             f"a batch of {rows} rows can't be cut into {shards} equal blocks: change "
             "training.batch or evaluation.batch, or mesh.data x mesh.fsdp"
         )
+    first = {block: place * block_rows for place, block in enumerate(blocks)}
+
+    def part(array: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
+        """What one device holds: it lies within a block."""
+        start, stop, _ = index[0].indices(rows)
+        local = first[start // block_rows] + start % block_rows
+        return array[local : local + stop - start]
+
     return {
-        name: jax.make_array_from_process_local_data(sharding, array)
+        name: jax.make_array_from_callback(
+            (rows, *array.shape[1:]), sharding, functools.partial(part, array)
+        )
         for name, array in batch.items()
     }
 

@@ -95,7 +95,7 @@ class ProductArrays:
             # Nothing is left to chance where nothing is masked.
             examples.append(self._prepare({**whole, "regions": regions}, np.random.default_rng(0)))
         examples += [None] * (rows - len(examples))
-        arrays = collate(examples, self._settings, first_group=0, seed=0)
+        arrays = collate(examples, self._settings, groups=range(rows), seed=0)
         return {name: arrays[name] for name in PRODUCT_ARRAYS}
 
     def _whole(self, record: Mapping[str, Any]) -> dict[str, Any]:
