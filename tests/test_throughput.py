@@ -7,9 +7,11 @@ from tiny import TINY, tiny_settings
 from k3m_jax import settings as s
 from k3m_jax.data.batch import random_batch
 from k3m_jax.model.network import Network
+from k3m_jax.parallel import chips
 from k3m_jax.parallel.shardings import unbox
 from k3m_jax.training import throughput
-from k3m_jax.training.throughput import Stopwatch, forward_flops, peak_flops
+from k3m_jax.training.flops import forward_flops
+from k3m_jax.training.throughput import Stopwatch
 
 
 @pytest.mark.parametrize(
@@ -50,24 +52,6 @@ def of_the_release(settings, fusion):
     return dataclasses.replace(settings, model=model)
 
 
-@pytest.mark.parametrize(
-    ("kind", "peak"),
-    [
-        ("TPU v4", 275e12),
-        ("TPU v5 lite", 197e12),
-        ("TPU v5p", 459e12),
-        ("TPU v5", 459e12),
-        ("TPU v6 lite", 918e12),
-        ("NVIDIA A100-SXM4-80GB", 312e12),
-        ("NVIDIA H100 80GB HBM3", 989e12),
-        ("NVIDIA H100 PCIe", 756e12),
-        ("cpu", None),
-    ],
-)
-def test_peaks_are_found_by_the_name_of_the_device(kind, peak):
-    assert peak_flops(kind) == peak
-
-
 class Clock:
     """A clock that the test moves."""
 
@@ -80,7 +64,8 @@ class Clock:
 def test_steps_and_waits_are_timed(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(throughput, "time", clock)
-    monkeypatch.setattr(throughput, "peak_flops", lambda _: 1e9)
+    chip = chips.CHIPS[0]._replace(flops=1e9)
+    monkeypatch.setattr(throughput, "find_chip", lambda _: chip)
     watch = Stopwatch(TINY, jax.devices()[:2])
 
     def step(wait, seconds):
