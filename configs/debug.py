@@ -2,6 +2,7 @@
 
 import ml_collections
 
+from configs.meshes import fsdp
 from k3m_jax.settings import UserError
 
 
@@ -17,6 +18,8 @@ def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         steps=20, batch=16, accumulation=1, log_every=1, eval_every=10, checkpoint_every=5
     )
     config.evaluation.update(batch=16, products=64)
+    if config.mesh.fsdp > 1:  # a pod's: take the devices that there are
+        config.mesh.update(fsdp())
     return config
 
 

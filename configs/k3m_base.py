@@ -6,6 +6,7 @@ Name the shards: --config.data.sources=FOLDER.
 import ml_collections
 
 from configs.debug import variant
+from configs.meshes import fsdp
 from k3m_jax.settings import default_config
 
 
@@ -15,6 +16,6 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
     config.image.regions = 36
     config.training.steps = 100_000
     config.training.batch = 256
-    config.mesh.update(data=1, fsdp=-1)  # parameters and optimizer state spread over all devices
+    config.mesh.update(fsdp())
     config.model.remat = True
     return variant(config, name)

@@ -3,12 +3,17 @@ import importlib
 import jax
 import pytest
 from conftest import ROOT
+from jax.sharding import AbstractMesh
 
+from configs import meshes
 from k3m_jax.model.network import Network
-from k3m_jax.parallel.mesh import make_mesh
-from k3m_jax.settings import Settings, UserError
+from k3m_jax.parallel.mesh import AXES, make_mesh
+from k3m_jax.parallel.shardings import tree_shardings
+from k3m_jax.settings import Mesh, Settings, UserError
 from k3m_jax.training.compilation import Program
+from k3m_jax.training.state import init_state
 
+PODS = {"tpu_v5e_256": (16, 16, 1), "tpu_v5p_128": (16, 8, 1)}
 NAMES = (
     "k3m_base",
     "k3m_release",
@@ -16,6 +21,8 @@ NAMES = (
     "gpu_debug",
     "overfit_batch",
     "minilm_warm_start",
+    "gpu_8xh100",
+    *PODS,
 )
 
 
@@ -32,7 +39,7 @@ def parameters(settings):
 
 def test_all_of_them_are_tested():
     files = {path.stem for path in (ROOT / "configs").glob("*.py")}
-    assert files == {*NAMES, "__init__", "debug"}
+    assert files == {*NAMES, "__init__", "debug", "meshes"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,8 +62,37 @@ def test_each_has_a_debug_variant(name):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("variant", ["", "debug"])
 def test_each_fits_eight_devices(name, variant):
+    if name in PODS and not variant:
+        pytest.skip("for a pod")
     settings = load(name, variant).resolved(vocabulary=21128, classes=1600)
     Program(Network(settings), make_mesh(settings.mesh))
+
+
+@pytest.mark.parametrize("name", PODS)
+@pytest.mark.parametrize("tensor", [1, 2, 4])
+def test_pods_spread_almost_everything(name, tensor):
+    """`tree_shardings` refuses more than 2 % of replicated bytes, and what does not divide."""
+    settings = load(name).resolved(vocabulary=21128, classes=1600)
+    data, fsdp, _ = PODS[name]
+    assert settings.mesh == Mesh(data=-1, fsdp=fsdp)
+    assert settings.training.batch % (data * fsdp * settings.objectives.group) == 0
+    mesh = AbstractMesh((data // tensor, fsdp, tensor), AXES)
+    boxed = jax.eval_shape(lambda: init_state(Network(settings), 0))
+    assert jax.tree.leaves(tree_shardings(mesh, boxed))
+
+
+@pytest.mark.parametrize(
+    ("preset", "shape"),
+    [
+        (meshes.replicated(), (8, 1, 1)),
+        (meshes.fsdp(), (1, 8, 1)),
+        (meshes.fsdp(4), (2, 4, 1)),
+        (meshes.fsdp_tensor(2), (1, 4, 2)),
+        (meshes.fsdp_tensor(2, 2), (2, 2, 2)),
+    ],
+)
+def test_presets_of_meshes(preset, shape):
+    assert tuple(make_mesh(Mesh(**preset)).shape.values()) == shape
 
 
 def test_the_base_is_of_the_papers_size():
