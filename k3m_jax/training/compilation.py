@@ -3,11 +3,13 @@
 import functools
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from k3m_jax.data.batch import batch_spec
 from k3m_jax.model.network import Network
 from k3m_jax.model.weights_file import flat, nested
 from k3m_jax.parallel import shardings
@@ -46,6 +48,16 @@ class Program:
 
         # A step needs nothing from the host. Without jit, each operation brings its constants.
         self._guard = "allow" if network.settings.debug.disable_jit else "disallow"
+
+    def compile(self, options: Mapping[str, Any] | None = None) -> jax.stages.Compiled:
+        """The step as `step` runs it; on devices of a topology it can be looked at, but not run."""
+        settings, rows = self.network.settings, shardings.batch_sharding(self.mesh)
+        batch = {
+            name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
+            for name, (shape, dtype) in batch_spec(settings, settings.training.batch).items()
+        }
+        with shardings.use_mesh(self.mesh):
+            return self._step.lower(self.abstract_state, batch).compile(dict(options or {}))
 
     def init(self, weights: Mapping[str, np.ndarray | jax.Array] = MappingProxyType({})) -> State:
         """The state before the first step; the same for every mesh.

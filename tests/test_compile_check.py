@@ -1,0 +1,162 @@
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import types
+
+import jax
+import pytest
+from conftest import ROOT
+from tiny import TINY, tiny_settings
+
+from k3m_jax.parallel.chips import find_chip
+from k3m_jax.parallel.topologies import Topology, open_topology
+from k3m_jax.settings import Mesh, UserError
+from k3m_jax.training import compile_check
+from k3m_jax.training.compile_check import DoesNotFitError, check, find_batch
+from k3m_jax.training.compile_report import table
+from k3m_jax.training.flops import training_flops
+
+GIB = 2**30
+
+
+def pretended(memory=16 * GIB):
+    """The CPU devices of this process under the name of a chip."""
+    chip = find_chip("TPU v5e")._replace(memory=memory)
+    return Topology("v5e:2x4", jax.devices(), chip, "tpu", {})
+
+
+@pytest.fixture(scope="module")
+def checked():
+    return check(tiny_settings(mesh=Mesh(data=2, fsdp=4)), pretended())
+
+
+@pytest.mark.slow
+def test_the_figures_hang_together(checked):
+    batch = TINY.training.batch
+    assert checked.mesh == {"data": 2, "fsdp": 4, "tensor": 1}
+    assert checked.model_flops == pytest.approx(training_flops(TINY) * batch / 8)
+    # The formula counts the arithmetic of matrix products, and so does the check.
+    assert checked.flops == pytest.approx(checked.model_flops, rel=0.1)
+    assert not checked.gathered_again
+    assert checked.total_bytes >= checked.temporary_bytes + checked.argument_bytes
+    slowest = max(checked.compute_seconds, checked.memory_seconds, checked.interconnect_seconds)
+    assert checked.step_seconds == slowest
+    assert checked.items_per_second == pytest.approx(batch / slowest)
+    peak = 8 * find_chip("TPU v5e").flops
+    assert checked.mfu == pytest.approx(training_flops(TINY) * batch / slowest / peak)
+
+
+@pytest.mark.slow
+def test_the_table_and_the_file_tell_the_same(checked):
+    written = json.loads(json.dumps(checked.json()))
+    assert written["bound"] == checked.bound
+    assert written["collectives"]["all-gather"]["sent"] > 0
+    text = table(checked)
+    for part in (f"{checked.parameters:,}", "16.00 GiB", "no parameter", checked.bound, "v5e:2x4"):
+        assert part in text
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_says_what_would_help():
+    settings = tiny_settings(mesh=Mesh(data=2, fsdp=4))
+    with pytest.raises(
+        DoesNotFitError,
+        match=r"needs 0\.0 GiB of .*mesh\.fsdp, 4 now.*model\.remat.*lower training\.batch, 32",
+    ):
+        check(settings, pretended(memory=1000))
+
+
+class Compiled:
+    """Needs 1 MB and 2 MB per item."""
+
+    def __init__(self, program):
+        self.batch = program.network.settings.training.batch
+
+    def memory_analysis(self):
+        return types.SimpleNamespace(
+            argument_size_in_bytes=1e6,
+            temp_size_in_bytes=2e6 * self.batch,
+            output_size_in_bytes=5,
+            alias_size_in_bytes=5,
+        )
+
+
+@pytest.mark.parametrize("start", [32, 320, 3200])
+def test_the_largest_batch_is_found(monkeypatch, start):
+    tried = []
+
+    def compile_step(program, topology):
+        tried.append(program.network.settings.training.batch)
+        if 1e6 + 2e6 * tried[-1] > topology.chip.memory:
+            raise DoesNotFitError("too large")
+        return Compiled(program)
+
+    monkeypatch.setattr(compile_check, "_compile", compile_step)
+    training = dataclasses.replace(TINY.training, batch=start)
+    found = find_batch(tiny_settings(training=training, mesh=Mesh(data=8)), pretended(1e9))
+    assert found.training.batch == 480  # 499.5 items fit, 8 devices take groups of 4
+    assert len(tried) <= 7
+    with pytest.raises(DoesNotFitError):
+        find_batch(tiny_settings(mesh=Mesh(data=8)), pretended(1e6))
+
+
+def test_a_cpu_tells_no_largest_batch():
+    with pytest.raises(UserError, match="--find-batch"):
+        find_batch(tiny_settings(mesh=Mesh(data=8)), open_topology("cpu:8"))
+
+
+@pytest.mark.parametrize("name", ["v5e", "v5e:", "tpu:8", "h100:2x4", "cpu:2x4", "v5e:16 x16"])
+def test_topologies_have_a_form(name):
+    with pytest.raises(UserError, match="expected a form like v5e:16x16"):
+        open_topology(name)
+
+
+@pytest.mark.parametrize("name", ["h100:16", "cpu:0"])
+def test_topologies_have_a_size(name):
+    with pytest.raises(UserError, match="1 to 8 GPUs"):
+        open_topology(name)
+
+
+@pytest.mark.skipif(bool(importlib.util.find_spec("libtpu")), reason="the TPU's compiler is here")
+def test_without_the_compiler_cpu_devices_stand_in():
+    topology = open_topology("v5e:2x4")
+    assert (topology.compiler, len(topology.devices)) == ("cpu", 8)
+    assert topology.chip.kind == "TPU v5 lite"
+
+
+def run(topology, *arguments):
+    command = [sys.executable, "-m", "launch.compile_check", "--config=configs/gpu_8xh100.py:debug"]
+    flags = "--xla_backend_optimization_level=0"
+    return subprocess.run(
+        [*command, f"--topology={topology}", "--vocabulary=96", "--classes=8", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_the_command_on_simulated_devices(tmp_path):
+    done = run("cpu:8", f"--json={tmp_path / 'check.json'}")
+    assert done.returncode == 0, done.stderr
+    assert "SIMULATED CPU DEVICES" in done.stdout
+    written = json.loads((tmp_path / "check.json").read_text())
+    assert written["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
+    assert (written["vocabulary"], written["bound"]) == (96, None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not importlib.util.find_spec("libtpu"),
+    reason="needs the TPU's compiler: pip install -r requirements-tpu.txt",
+)
+def test_the_command_with_the_compiler_of_tpus():
+    done = run("v5e:2x4")
+    assert done.returncode == 0, done.stderr
+    assert "by the TPU's compiler" in done.stdout
+    assert "bound by" in done.stdout
