@@ -25,6 +25,7 @@ Weight = Annotated[float, Range(1e-9)]  # 0 is no weight: leave the thing out
 Length = Annotated[int, Range(4)]  # in tokens: [CLS], two of content, [SEP]
 Axis = Annotated[int, Range(-1)]
 Temperature = Annotated[float, Range(1e-3)]
+Modality = Literal["title", "image", "knowledge"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,6 +214,22 @@ class Objectives:
 
 
 @dataclasses.dataclass(frozen=True)
+class Task:
+    """What a run learns: to embed, or a downstream task on the embedding (docs/tasks.md)."""
+
+    name: Literal["pretraining", "classification", "alignment", "questions"] = "pretraining"
+    # Of an item, in classification and questions; and of an alignment pair's two items.
+    shown: tuple[Modality, ...] = ("title", "image", "knowledge")
+    first_shown: tuple[Modality, ...] = ("title", "knowledge")
+    second_shown: tuple[Modality, ...] = ("image",)
+    hidden_properties: tuple[str, ...] = ()  # whose triples no item shows
+    catalogues: tuple[str, ...] = ()  # items whose `source` is one of these alone; () is all
+    label: str = "category"  # classification: the category, or a property
+    classes: tuple[str, ...] = ()  # of the label; () is those that training items have
+    questions: Amount = 3  # asked of an item at most; 0 is one for each of its properties
+
+
+@dataclasses.dataclass(frozen=True)
 class Optimizer:
     """AdamW with linear warm-up and linear decay to 0."""
 
@@ -304,6 +321,7 @@ class Settings:
     image: Image = Image()
     model: Model = Model()
     objectives: Objectives = Objectives()
+    task: Task = Task()
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()

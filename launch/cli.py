@@ -46,6 +46,11 @@ def read_distributed(group: flags.FlagHolder) -> Distributed:
     return Settings.from_config({"distributed": group.value.to_dict()}).distributed
 
 
+def checkpoint(which: flags.FlagHolder) -> int | str:
+    """A `--checkpoint`: best, latest, or a step."""
+    return int(which.value) if which.value.isdecimal() else which.value
+
+
 def _parse_flags(argv: list[str]) -> list[str]:
     """As absl does; settings that do not exist, which it knows nothing of, become one line too."""
     try:

@@ -57,8 +57,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     logging.set_verbosity(logging.WARNING)  # of Orbax, which tells of each file it reads
-    workdir, which = epath.Path(WORKDIR.value), CHECKPOINT.value
-    which = int(which) if which.isdecimal() else which
+    workdir, which = epath.Path(WORKDIR.value), cli.checkpoint(CHECKPOINT)
     with distributed.joined(cli.read_distributed(DISTRIBUTED)):
         meta = load_meta(workdir, which)
         settings = adapted(Settings.from_config(meta.settings))

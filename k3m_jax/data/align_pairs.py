@@ -1,9 +1,9 @@
 """Labelled pairs of items for product alignment: from a catalogue's folder to beside its shards.
 
 A catalogue may hold `align_pairs.jsonl`, an object a line: `a` and `b`, the ids of two items of one
-split; `label`, 1 where they are the same product, else 0; and, all optional, `split`, `kind` (a word
-on how the pair was found) and `a_image`, `b_image`: the pictures that the two are shown by, paths as
-in products.jsonl. A picture that is not the item's first is a *view*, and is kept with the pairs.
+split; `label`, 1 where they are the same product, else 0; and, all optional, `split`, `kind` (how
+the pair was found) and `a_image`, `b_image`: the pictures that the two are shown by, paths as in
+products.jsonl. A picture that is not the item's first is a *view*, and is kept with the pairs.
 """
 
 import dataclasses

@@ -14,6 +14,7 @@ Presence is told by the masks alone: a title is absent where `title_content` is 
 where `region_mask` is, knowledge where `triple_mask` is. Spans are [start, end) token positions.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -151,3 +152,18 @@ def random_batch(settings: Settings, rows: int, seed: int = 0) -> dict[str, np.n
         batch["link_items"][:] = (np.arange(rows)[:, None] + 1 + np.arange(others)) % G
         batch["link_item_weights"][:] = 1
     return batch
+
+
+def unquestioning(chosen: Settings) -> Settings:
+    """Settings of batches that ask nothing, in groups of one row, so that any number will do."""
+    asked = chosen.objectives
+    return dataclasses.replace(
+        chosen,
+        objectives=dataclasses.replace(
+            asked,
+            mlm=dataclasses.replace(asked.mlm, rate=0.0),
+            mom=dataclasses.replace(asked.mom, rate=0.0),
+            lpm=dataclasses.replace(asked.lpm, negative_values=0, negative_items=0),
+            group=1,
+        ),
+    )

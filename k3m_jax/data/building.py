@@ -24,8 +24,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tqdm import tqdm
 
-from k3m_jax.data import codebook as codebooks
 from k3m_jax.data import align_pairs, shards
+from k3m_jax.data import codebook as codebooks
 from k3m_jax.data.build_arguments import BuildArguments
 from k3m_jax.data.catalogues import open_catalogue
 from k3m_jax.data.record_maker import Describer, RecordMaker

@@ -62,7 +62,11 @@ class CorruptedSource(Sequence):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Raises UserError where no other product has what is to be taken from one."""
-        record = _with_told(self._source[index])
+        return self.spoilt(self._source[index])
+
+    def spoilt(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """The same of an item of the source that is shown otherwise, by another picture."""
+        record = {**item, "told": told(item)}
         rng = _generator(self._seed, self._setting, record["id"])
         # Drawn whatever the rate, and in this order: a higher rate changes nothing else.
         corrupted = rng.random() < self._rate
@@ -86,7 +90,8 @@ class CorruptedSource(Sequence):
     ) -> dict[str, Any]:
         """An item of another product that has all of the modalities."""
         for index in self._draws(rng):
-            donor = _with_told(self._source[index])
+            donor = self._source[index]
+            donor = {**donor, "told": told(donor)}
             if donor["product"] != record["product"] and all(_has(donor, m) for m in modalities):
                 return donor
         raise UserError(
@@ -101,8 +106,9 @@ class CorruptedSource(Sequence):
         yield from range(len(self))
 
 
-def _with_told(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {**record, "told": list(zip(record["properties"], record["values"], strict=True))}
+def told(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The triples of a record that the model may read: all of them, or what was left of them."""
+    return record.get("told", list(zip(record["properties"], record["values"], strict=True)))
 
 
 def _has(record: Mapping[str, Any], modality: str) -> bool:

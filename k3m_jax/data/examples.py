@@ -8,6 +8,7 @@ import numpy as np
 
 from k3m_jax.data import links, masking
 from k3m_jax.data.batch import masked_tokens
+from k3m_jax.data.corruption import told
 from k3m_jax.data.knowledge import (
     Candidates,
     KnowledgeText,
@@ -73,8 +74,8 @@ class Prepare:
         question = None
         if not self._released:
             count = self._objectives.lpm.negative_values
-            question = links.ask(ids, self._table, count, link_rng)
-        shown = record.get("told", triples)
+            question = links.ask(_askable(record, ids), self._table, count, link_rng)
+        shown = told(record)
         if question:
             # Every copy of the asked pair goes, and whatever has the same tokens, or the answer
             # could be read off the knowledge text.
@@ -82,7 +83,8 @@ class Prepare:
             shown = [triple for triple in shown if self._terms(triple) != answer]
         if self._training:
             shown = [shown[i] for i in link_rng.permutation(len(shown))]
-        knowledge, value_positions, value_targets = self._knowledge(shown)
+        asks_for_values = self._released and "asked" not in record
+        knowledge, value_positions, value_targets = self._knowledge(shown, asks_for_values)
         return Example(
             record=record,
             title=title,
@@ -100,14 +102,14 @@ class Prepare:
         )
 
     def _knowledge(
-        self, triples: Sequence[tuple[str, str]]
+        self, triples: Sequence[tuple[str, str]], masked: bool
     ) -> tuple[KnowledgeText, Sequence[int], Sequence[int]]:
-        """The text of triples; of `release` what is masked in it and what stood there."""
+        """The text of triples; where it is `masked`, what is in it and what stood there."""
         lengths = self._lengths
         text = knowledge_text(
             triples, self._tokenizer, lengths.knowledge, lengths.triples, marks=self._released
         )
-        return mask_values(text, self._tokenizer.mask) if self._released else (text, (), ())
+        return mask_values(text, self._tokenizer.mask) if masked else (text, (), ())
 
     def _terms(self, pair: tuple[str, str]) -> tuple[tuple[int, ...], ...]:
         return tuple(map(self._tokenizer.encode_term, pair))
@@ -146,3 +148,11 @@ class Prepare:
         if len(content):
             masked = np.concatenate([[tokenizer.cls], masked, [tokenizer.sep]])
         return masked, 1 + chosen, targets
+
+
+def _askable(record: Mapping[str, Any], ids: Sequence[int]) -> Sequence[int]:
+    """The triples that may be asked for: of the property that a task asks for, else all."""
+    if "asked" not in record:
+        return ids
+    names = map(links.normalised, record["properties"])
+    return [index for name, index in zip(names, ids, strict=True) if name == record["asked"]]

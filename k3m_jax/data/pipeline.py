@@ -114,13 +114,13 @@ def train_batches(
     """
     items = train_items(settings, shard_sets, tokenizer, table)
     left = range(start_step, settings.training.steps)
-    steps = _LocalBatches(
+    steps = LocalBatches(
         items,
         settings,
-        _rows(settings, "training.batch", settings.training.batch, blocks, shards),
+        local_rows(settings, "training.batch", settings.training.batch, blocks, shards),
         [0] * len(left) if settings.training.one_batch else left,
     )
-    batches = steps.to_iter_dataset(_READING)
+    batches = steps.to_iter_dataset(READING)
     if settings.data.workers:
         if not flags.FLAGS.is_parsed():  # a notebook or a test; grain hands absl's flags to workers
             flags.FLAGS.mark_as_parsed()
@@ -155,10 +155,10 @@ def eval_batches(
       shards: … so many contiguous blocks of each batch.
     """
     items = eval_items(settings, shard_sets, tokenizer, table, split=split)
-    rows = _rows(settings, "evaluation.batch", settings.evaluation.batch, blocks, shards)
+    rows = local_rows(settings, "evaluation.batch", settings.evaluation.batch, blocks, shards)
     steps = range(-(-len(items) // settings.evaluation.batch))
-    batches = _LocalBatches(items, settings, rows, steps, answers=True)
-    return iter(batches.to_iter_dataset(_READING))
+    batches = LocalBatches(items, settings, rows, steps, answers=True)
+    return iter(batches.to_iter_dataset(READING))
 
 
 def train_items(
@@ -210,7 +210,7 @@ def eval_items(
     return items.random_map(prepare, seed=EVALUATION_SEED)
 
 
-class _LocalBatches(grain.MapDataset):
+class LocalBatches(grain.MapDataset):
     """Item i is this host's rows of the batch of step steps[i]."""
 
     def __init__(
@@ -247,10 +247,10 @@ def _begin_worker(index: int, workers: int) -> None:
     leave_signals_to_parent()
 
 
-_READING = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=BATCHES_AHEAD)
+READING = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=BATCHES_AHEAD)
 
 
-def _rows(
+def local_rows(
     settings: Settings, key: str, batch: int, blocks: Sequence[int], shards: int
 ) -> list[int]:
     """Rows of a global batch of `batch` rows that lie in `blocks`."""

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -102,17 +102,7 @@ class Report:
     def text(self) -> str:
         """Aligned columns, with the notes below."""
         cells = [HEADER, *(row.cells() for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(
-                # Names to the left, numbers to the right.
-                cell.ljust(width) if i == 0 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in cells
-        ]
-        lines.insert(1, "  ".join("-" * width for width in widths))
-        return "\n".join([f"{self.title}:", "", *lines, "", *self._notes()])
+        return "\n".join([f"{self.title}:", "", *aligned(cells), "", *self._notes()])
 
     def markdown(self) -> str:
         """The same as a Markdown table."""
@@ -120,15 +110,8 @@ class Report:
 
     def table(self) -> str:
         """The Markdown table and its notes, without a title."""
-        lines = [
-            "| " + " | ".join(cells) + " |"
-            for cells in (
-                HEADER,
-                ("---", *["---:"] * (len(HEADER) - 1)),
-                *(r.cells() for r in self.rows),
-            )
-        ]
-        return "\n".join([*lines, "", *self._notes()])
+        cells = [HEADER, *(row.cells() for row in self.rows)]
+        return "\n".join([*markdown_table(cells), "", *self._notes()])
 
     def json(self) -> dict[str, Any]:
         """The same unrounded; what is absent or not a number is None."""
@@ -166,6 +149,25 @@ class Report:
                 f"{self.links_without_rival:,}."
             )
         return notes
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in columns, the header ruled off: names left, numbers right."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in cells
+    ]
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
+
+
+def markdown_table(cells: Sequence[Sequence[str]]) -> list[str]:
+    """The same table in Markdown."""
+    rule = ("---", *["---:"] * (len(cells[0]) - 1))
+    return ["| " + " | ".join(line) + " |" for line in (cells[0], rule, *cells[1:])]
 
 
 def _row(measured: Measurement, metric: str) -> Row:

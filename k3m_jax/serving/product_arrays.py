@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from k3m_jax.data import pictures
-from k3m_jax.data.batch import PRODUCT_ARRAYS
+from k3m_jax.data.batch import PRODUCT_ARRAYS, unquestioning
 from k3m_jax.data.collation import collate
 from k3m_jax.data.examples import Prepare
 from k3m_jax.data.links import LinkTable
@@ -137,18 +137,3 @@ class ProductArrays:
             "class_ids": np.zeros((n, 0), np.int32),
             "class_probs": np.zeros((n, 0), np.float16),
         }
-
-
-def unquestioning(chosen: Settings) -> Settings:
-    """Settings of batches that ask nothing, in groups of one row, so that any number will do."""
-    asked = chosen.objectives
-    return dataclasses.replace(
-        chosen,
-        objectives=dataclasses.replace(
-            asked,
-            mlm=dataclasses.replace(asked.mlm, rate=0.0),
-            mom=dataclasses.replace(asked.mom, rate=0.0),
-            lpm=dataclasses.replace(asked.lpm, negative_values=0, negative_items=0),
-            group=1,
-        ),
-    )

@@ -1,0 +1,53 @@
+"""The rows of a task's examples as records: spoilt if wanted, and without what is to be hidden."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from k3m_jax.data.corruption import MODALITIES, CorruptedSource, told
+from k3m_jax.data.links import normalised
+from k3m_jax.data.shards import ShardSet
+from k3m_jax.data.tasks import Row
+from k3m_jax.settings import Corruption
+
+
+class TaskSource(Sequence):
+    """Record i is what row i shows; pickles.
+
+    `properties` and `values` are still all of the item's: the triples that it shows, and the model
+    reads, are `told`. `asked` is the property asked for ("" is none), `label` the row's.
+    """
+
+    def __init__(
+        self, shards: ShardSet, split: str, rows: Sequence[Row], corruption: Corruption, seed: int
+    ):
+        """`seed` is of the corruption (`corruption.CorruptedSource`)."""
+        self._source, self._rows = shards.source(split), rows
+        self._spoil = CorruptedSource(self._source, corruption, seed).spoilt
+        self._views, self._regions = shards.views, shards.info.regions
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self._rows[index]
+        item = self._source[row.item]
+        if row.view:
+            # Nobody asks for the classes of its patches.
+            classes = np.zeros(self._regions, np.int32)
+            item = {**item, "picture": self._views[row.view], "class_ids": classes}
+        return {**shown(self._spoil(item), row), "asked": row.asked, "label": row.label}
+
+    def __repr__(self) -> str:  # grain tells sources apart by it
+        return f"TaskSource({self._source!r}, {len(self)} rows)"
+
+
+def shown(record: Mapping[str, Any], row: Row) -> dict[str, Any]:
+    """A record without the modalities and the properties that a row hides."""
+    result = {**record, "told": told(record)}
+    for modality, keys in MODALITIES.items():
+        if modality not in row.shown:
+            result |= {key: result[key][:0] for key in keys if key in result}
+    result["told"] = [(p, v) for p, v in result["told"] if normalised(p) not in row.hidden]
+    return result

@@ -1,0 +1,186 @@
+"""The downstream tasks as data: what is asked of the items of a split, and what they may show.
+
+An *example* is what is asked once: the class of an item, whether two items are one product, a
+property of an item. It is one row of a batch or, of a pair, two rows side by side. What gives the
+answer away is named here, row by row, and `task_source.TaskSource` takes it out.
+"""
+
+import collections
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from k3m_jax.data.links import UNKNOWN, LinkTable, normalised
+from k3m_jax.data.shards import ShardSet
+from k3m_jax.settings import Modality, Task, UserError
+
+CATEGORY = "category"  # the label that is no property
+
+
+class Row(NamedTuple):
+    """An item as it is shown."""
+
+    item: int  # index in its split
+    shown: tuple[Modality, ...]
+    hidden: frozenset[str]  # properties, `normalised`
+    asked: str = ""  # the one of them that is asked for
+    view: str = ""  # path of the picture that it is shown by; "" is its own
+    # Of the example: a class; 1 where a pair is one product; or one true value of the asked
+    # property, an id of the table of values.
+    label: int = 0
+
+
+class Examples(NamedTuple):
+    """What a task asks of the items of one split of one data set: I examples."""
+
+    rows: list[Row]  # I, or 2 I of pairs
+    products: list[str]  # [I] that an example is about; of a pair, its first item's
+    known: list[tuple[int, ...]]  # [I] all true values of the asked property, ids; () if none is
+    left_out: Mapping[str, int]  # items or pairs that nothing is asked of, by reason
+
+    @property
+    def labels(self) -> np.ndarray:
+        """[I] int64, of each example; UNKNOWN (-1) is a class that training has not."""
+        each = len(self.rows) // max(len(self.products), 1)
+        return np.array([row.label for row in self.rows[:: max(each, 1)]], np.int64)
+
+
+def examples(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Examples:
+    """What `task` asks of a split of a data set.
+
+    Args:
+      task: its classes are given.
+      shards: the data set.
+      split: one that the data set has.
+      table: of the values that are asked for.
+
+    Raises:
+      UserError: nothing in the split can be asked.
+    """
+    found = _EXAMPLES[task.name](task, shards, split, table)
+    if not found.products:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in found.left_out.items())
+        raise UserError(
+            f"{shards.folder}: nothing of the split {split!r} can serve the task {task.name}"
+            + (f" ({reasons})" if reasons else "")
+        )
+    return found
+
+
+def class_names(task: Task, records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The classes of training items, the most frequent first; UserError where there are none."""
+    counts = collections.Counter(
+        label for record in records if _chosen(task, record) and (label := label_of(task, record))
+    )
+    if not counts:
+        raise UserError(f"task.label: no training item has one value of {task.label!r}")
+    return tuple(sorted(counts, key=lambda name: (-counts[name], name)))
+
+
+def label_of(task: Task, record: Mapping[str, Any]) -> str:
+    """The class of an item; "" where it has none, or several values of the property."""
+    if task.label == CATEGORY:
+        return record["category"]
+    pairs = zip(record["properties"], record["values"], strict=True)
+    wanted = normalised(task.label)
+    values = {normalised(value) for name, value in pairs if normalised(name) == wanted}
+    return values.pop() if len(values) == 1 else ""
+
+
+def _classification(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Examples:
+    hidden = _hidden(task) | ({normalised(task.label)} if task.label != CATEGORY else set())
+    ids = {name: number for number, name in enumerate(task.classes)}
+    found = Examples([], [], [], collections.Counter())
+    for index, record in enumerate(shards.source(split)):
+        if not _chosen(task, record):
+            found.left_out["of other catalogues"] += 1
+        elif not (label := label_of(task, record)):
+            found.left_out["without one class"] += 1
+        else:
+            row = Row(index, task.shown, hidden, label=ids.get(label, UNKNOWN))
+            _add(found, record["product"], row)
+    return found
+
+
+def _alignment(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Examples:
+    places = {}
+    for index, record in enumerate(shards.source(split)):
+        if _chosen(task, record):
+            places[record["id"]] = index, record["product"]
+    hidden = _hidden(task)
+    found = Examples([], [], [], collections.Counter())
+    for pair in shards.pairs:
+        if pair.split != split:
+            continue
+        if pair.a not in places or pair.b not in places:
+            found.left_out["of other catalogues"] += 1
+            continue
+        (a, product), (b, _) = places[pair.a], places[pair.b]
+        first = Row(a, task.first_shown, hidden, view=pair.a_image, label=pair.label)
+        second = Row(b, task.second_shown, hidden, view=pair.b_image, label=pair.label)
+        _add(found, product, first, second)
+    return found
+
+
+def _questions(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Examples:
+    hidden = _hidden(task)
+    found = Examples([], [], [], collections.Counter())
+    for index, record in enumerate(shards.source(split)):
+        if not _chosen(task, record):
+            found.left_out["of other catalogues"] += 1
+            continue
+        true = _true_values(record, table)
+        askable = {}
+        for name, known in true.items():
+            start, end = table.range(name)
+            if len(known) == end - start:
+                found.left_out["with nothing beside the true values"] += 1
+            else:
+                askable[name] = known
+        rng = item_generator(record["id"])
+        # Drawn for all of an item's properties, so that a limit changes none that it leaves.
+        targets = {name: known[rng.integers(len(known))] for name, known in askable.items()}
+        order = rng.permutation(len(askable))[: task.questions or None]
+        for name in (list(askable)[i] for i in sorted(order)):
+            row = Row(index, task.shown, hidden | {name}, asked=name, label=targets[name])
+            _add(found, record["product"], row, known=askable[name])
+    return found
+
+
+_EXAMPLES: dict[str, Callable[[Task, ShardSet, str, LinkTable], Examples]] = {
+    "classification": _classification,
+    "alignment": _alignment,
+    "questions": _questions,
+}
+
+
+def item_generator(item: str) -> np.random.Generator:
+    """Chance that is an item's own: the same in every split, order and setting."""
+    return np.random.default_rng(
+        int.from_bytes(hashlib.blake2b(f"questions/{item}".encode(), digest_size=16).digest())
+    )
+
+
+def _true_values(record: Mapping[str, Any], table: LinkTable) -> dict[str, tuple[int, ...]]:
+    """Property, normalised -> ids of its values, ascending."""
+    found = collections.defaultdict(set)
+    for name, value in zip(record["properties"], record["values"], strict=True):
+        if (number := table.id(name, value)) != UNKNOWN:
+            found[normalised(name)].add(number)
+    return {name: tuple(sorted(ids)) for name, ids in found.items()}
+
+
+def _add(found: Examples, product: str, *rows: Row, known: Sequence[int] = ()) -> None:
+    found.rows.extend(rows)
+    found.products.append(product)
+    found.known.append(tuple(known))
+
+
+def _hidden(task: Task) -> frozenset[str]:
+    return frozenset(map(normalised, task.hidden_properties))
+
+
+def _chosen(task: Task, record: Mapping[str, Any]) -> bool:
+    return not task.catalogues or record["source"] in task.catalogues

@@ -1,0 +1,1 @@
+"""Compositions of training and evaluation: probes of frozen embeddings."""

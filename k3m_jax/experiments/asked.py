@@ -1,0 +1,65 @@
+"""What a task asks of a split of all data sets together."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from k3m_jax.data.links import LinkTable
+from k3m_jax.data.pipeline import EVALUATION_SEED
+from k3m_jax.data.shards import ShardSet
+from k3m_jax.data.task_source import TaskSource
+from k3m_jax.data.tasks import Examples, class_names, examples
+from k3m_jax.evaluation import task_floors
+from k3m_jax.settings import Corruption, Task, UserError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Asked:
+    """I examples, those of the first data set first."""
+
+    split: str
+    shard_sets: tuple[ShardSet, ...]  # those that have the split
+    examples: tuple[Examples, ...]  # of each
+
+    @classmethod
+    def of(
+        cls, task: Task, shard_sets: Sequence[ShardSet], split: str, table: LinkTable
+    ) -> "Asked":
+        """Raises UserError where no data set has the split, or nothing in it can be asked."""
+        having = tuple(shards for shards in shard_sets if shards.info.products.get(split))
+        if not having:
+            names = sorted({name for shards in shard_sets for name in shards.info.products})
+            raise UserError(f"no source has items in a split {split!r}, only in {', '.join(names)}")
+        return cls(split, having, tuple(examples(task, s, split, table) for s in having))
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """[I] as `Examples.labels`."""
+        return np.concatenate([found.labels for found in self.examples])
+
+    @functools.cached_property
+    def products(self) -> list[str]:
+        """[I] that the examples are about."""
+        return [product for found in self.examples for product in found.products]
+
+    def sources(self, corruption: Corruption) -> list[TaskSource]:
+        """The rows of all examples, spoilt in the way that every model's are."""
+        return [
+            TaskSource(shards, self.split, found.rows, corruption, EVALUATION_SEED)
+            for shards, found in zip(self.shard_sets, self.examples, strict=True)
+        ]
+
+    def surface(self, corruption: Corruption) -> task_floors.Surface:
+        """What the floors see of the same rows."""
+        return task_floors.surface(self.sources(corruption))
+
+
+def with_classes(task: Task, shard_sets: Sequence[ShardSet], split: str) -> Task:
+    """The task with the classes of its training items, where nothing names others."""
+    if task.name != "classification" or task.classes:
+        return task
+    sources = [s.source(split) for s in shard_sets if s.info.products.get(split)]
+    names = class_names(task, (record for source in sources for record in source))
+    return dataclasses.replace(task, classes=names)

@@ -1,0 +1,245 @@
+"""How each task reads embeddings: what its head learns from, and what its scores are worth.
+
+The one table of what differs between the tasks. A judge knows no model: it is given embeddings, and
+of candidates the encoded properties and values.
+"""
+
+import abc
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from k3m_jax.data.links import LinkTable
+from k3m_jax.evaluation import task_floors, task_metrics
+from k3m_jax.evaluation.bootstrap import Statistic
+from k3m_jax.evaluation.questions import CANDIDATES, Places, Texts
+from k3m_jax.experiments.asked import Asked
+from k3m_jax.model.task_heads import Head
+from k3m_jax.objectives.downstream import (
+    candidate_cross_entropy,
+    class_cross_entropy,
+    pair_cross_entropy,
+)
+from k3m_jax.objectives.link_prediction import energy
+from k3m_jax.objectives.sums import Sum
+
+Arrays = Mapping[str, Any]
+PLACES = 1 << 14  # of candidates scored at a time
+
+
+class Sight(NamedTuple):
+    """What a judge of questions needs besides embeddings."""
+
+    splits: Sequence[Asked]  # all that it will judge
+    table: LinkTable
+    encode: Callable[[Texts], tuple[np.ndarray, np.ndarray]]  # p and v of candidates [rows, D]
+    scale: Callable[[np.ndarray], np.ndarray]  # of p and v, as of embeddings, for the head
+
+
+class Judge(abc.ABC):
+    """A task's way from embeddings to metrics.
+
+    Attributes:
+      head: of the task.
+    """
+
+    needs_threshold = False  # whether metrics want a threshold, which validation examples tell
+
+    def __init__(self, head: Head):
+        self.head = head
+        self._apply = jax.jit(head.apply)
+
+    @abc.abstractmethod
+    def inputs(self, asked: Asked, c: np.ndarray) -> dict[str, np.ndarray]:
+        """What the head learns from, [I, …] each, of the embeddings of all rows; `c` is one."""
+
+    @abc.abstractmethod
+    def loss(self, params: Any, batch: Arrays) -> Sum:
+        """Of the head on some of `inputs`, and of their `weight`."""
+
+    def scores(self, params: Any, asked: Asked, c: np.ndarray) -> np.ndarray:
+        """What the head says of the examples, as `statistics` wants it."""
+        return np.asarray(self._apply(params, self.inputs(asked, c)["c"]))
+
+    @abc.abstractmethod
+    def statistics(
+        self, asked: Asked, scores: np.ndarray, threshold: float
+    ) -> Mapping[str, Statistic]:
+        """The metrics by name."""
+
+    def without_head(
+        self, asked: Asked, c: np.ndarray, norm: str
+    ) -> Mapping[str, Mapping[str, Statistic]]:
+        """Metrics that embeddings have by themselves, by what they are called; here none."""
+        return {}
+
+    @abc.abstractmethod
+    def floors(
+        self, train: Asked, known: task_floors.Surface, asked: Asked, seen: task_floors.Surface
+    ) -> task_floors.Scores:
+        """The floors' scores, from the surfaces of training and of asked examples."""
+
+
+class Classification(Judge):
+    """Accuracy; an item of a class that training has not counts as wrong."""
+
+    def inputs(self, asked: Asked, c: np.ndarray) -> dict[str, np.ndarray]:
+        """`c` [I, D] and `label` [I]."""
+        return {"c": c, "label": asked.labels}
+
+    def loss(self, params: Any, batch: Arrays) -> Sum:
+        """Cross-entropy."""
+        known = batch["weight"] * (batch["label"] >= 0)
+        return class_cross_entropy(self.head.apply(params, batch["c"]), batch["label"], known)[0]
+
+    def statistics(
+        self, asked: Asked, scores: np.ndarray, threshold: float
+    ) -> Mapping[str, Statistic]:
+        """`accuracy`, of scores [I, classes]."""
+        right = (scores.argmax(1) == asked.labels).astype(np.float64)
+        return {"accuracy": functools.partial(task_metrics.mean, right)}
+
+    def floors(
+        self, train: Asked, known: task_floors.Surface, asked: Asked, seen: task_floors.Surface
+    ) -> task_floors.Scores:
+        """Scores [I, classes]."""
+        classes = len(self.head.task.classes)
+        return task_floors.classification(known, train.labels, seen, classes)
+
+
+class Alignment(Judge):
+    """F1 at the threshold that is best on validation pairs, and AUC."""
+
+    needs_threshold = True
+
+    def inputs(self, asked: Asked, c: np.ndarray) -> dict[str, np.ndarray]:
+        """`c` [I, 2, D] and `label` [I]."""
+        return {"c": c.reshape(-1, 2, c.shape[-1]), "label": asked.labels}
+
+    def loss(self, params: Any, batch: Arrays) -> Sum:
+        """Cross-entropy."""
+        logits = self.head.apply(params, batch["c"])
+        return pair_cross_entropy(logits, batch["label"], batch["weight"])[0]
+
+    def statistics(
+        self, asked: Asked, scores: np.ndarray, threshold: float
+    ) -> Mapping[str, Statistic]:
+        """`f1` and `auc`, of scores [I]."""
+        labels = asked.labels == 1
+        return {
+            "f1": functools.partial(task_metrics.f1, scores >= threshold, labels),
+            "auc": functools.partial(task_metrics.auc, scores, labels),
+        }
+
+    def floors(
+        self, train: Asked, known: task_floors.Surface, asked: Asked, seen: task_floors.Surface
+    ) -> task_floors.Scores:
+        """Scores [I]."""
+        return task_floors.alignment(known, train.labels, seen)
+
+
+class Questions(Judge):
+    """Rank@k and MRR among 100 candidates, and completion's Hits@k among all values."""
+
+    def __init__(self, head: Head, sight: Sight):
+        """Writes and encodes the candidates of all questions."""
+        super().__init__(head)
+        self._table = sight.table
+        known = [ids for asked in sight.splits for e in asked.examples for ids in e.known]
+        self._texts = Texts(sight.table, known)
+        self._candidates = sight.encode(self._texts)
+        self._p, self._v = (jnp.asarray(sight.scale(x)) for x in self._candidates)
+        self._places: dict[Asked, Places] = {}
+        self._encode = jax.jit(functools.partial(head.apply, method="encode"))
+        score = functools.partial(head.apply, method="score")
+        self._score = jax.jit(
+            lambda params, c, a, b, q, r: score(params, c[q], a[r][:, None], b[r][:, None])[:, 0]
+        )
+
+    def places(self, asked: Asked) -> Places:
+        """Of the questions' candidates."""
+        if asked not in self._places:
+            self._places[asked] = Places.of(asked.examples, self._texts)
+        return self._places[asked]
+
+    def inputs(self, asked: Asked, c: np.ndarray) -> dict[str, np.ndarray]:
+        """`c` [I, D]; `rows` [I, 100] of candidates, the true one first; `usable` [I, 99]."""
+        places = self.places(asked)
+        rows = np.zeros((len(c), CANDIDATES), np.int32)
+        usable = np.zeros((len(c), CANDIDATES - 1), np.float32)
+        rows[:, 0] = places.rows[places.target]
+        false = places.ranked.copy()
+        false[places.target] = False
+        chosen = np.flatnonzero(false)
+        q = places.question[chosen]
+        column = np.arange(len(q)) - np.searchsorted(q, q)
+        rows[q, 1 + column], usable[q, column] = places.rows[chosen], 1
+        return {"c": c, "rows": rows, "usable": usable}
+
+    def loss(self, params: Any, batch: Arrays) -> Sum:
+        """Cross-entropy among the candidates."""
+        a, b = self.head.apply(params, self._p, self._v, method="encode")
+        rows = batch["rows"]
+        scores = self.head.apply(params, batch["c"], a[rows], b[rows], method="score")
+        return candidate_cross_entropy(scores, batch["usable"], batch["weight"])[0]
+
+    def scores(self, params: Any, asked: Asked, c: np.ndarray) -> np.ndarray:
+        """Of all candidates, [P]."""
+        a, b = self._encode(params, self._p, self._v)
+        return self._in_chunks(functools.partial(self._score, params), asked, c, a, b)
+
+    def statistics(
+        self, asked: Asked, scores: np.ndarray, threshold: float
+    ) -> Mapping[str, Statistic]:
+        """Of scores [P]."""
+        return self.places(asked).statistics(scores)
+
+    def floors(
+        self, train: Asked, known: task_floors.Surface, asked: Asked, seen: task_floors.Surface
+    ) -> task_floors.Scores:
+        """Scores [P]."""
+        first, facts, end = [], [], 0  # of each item's rows, and what is true of the item
+        for shards, found in zip(train.shard_sets, train.examples, strict=True):
+            source = shards.source(train.split)
+            _, rows = np.unique([row.item for row in found.rows], return_index=True)
+            first += (end + rows).tolist()
+            items = (source[found.rows[row].item] for row in rows)
+            facts += [task_floors.facts_of(item, self._table) for item in items]
+            end += len(found.rows)
+        known = known.take(np.array(first))
+        places = self.places(asked)
+        return task_floors.questions(known, facts, seen, places, self._texts, self._table)
+
+    def without_head(
+        self, asked: Asked, c: np.ndarray, norm: str
+    ) -> Mapping[str, Mapping[str, Statistic]]:
+        """By the energies of link prediction: what K3M says with no head at all."""
+        pair = jax.jit(lambda c, p, v, q, r: -energy(c[q], p[r], v[r], norm))
+        scores = self._in_chunks(pair, asked, c, *map(jnp.asarray, self._candidates))
+        return {"energy": self.statistics(asked, scores, 0.0)}
+
+    def _in_chunks(self, score: Any, asked: Asked, c: np.ndarray, *candidates: Any) -> np.ndarray:
+        places, c = self.places(asked), jnp.asarray(c)
+        found = []
+        for start in range(0, len(places.rows), PLACES):
+            q, r = (x[start : start + PLACES] for x in (places.question, places.rows))
+            lack = PLACES - len(q)  # of one size, so that nothing is compiled anew
+            placed = (np.pad(x, (0, lack)).astype(np.int32) for x in (q, r))
+            found.append(np.asarray(score(c, *candidates, *placed))[: len(q)])
+        return np.concatenate(found)
+
+
+def make_judge(head: Head, sight: Sight) -> Judge:
+    """The judge of the head's task."""
+    return _JUDGES[head.task.name](head, sight)
+
+
+_JUDGES: dict[str, Callable[[Head, Sight], Judge]] = {
+    "classification": lambda head, _: Classification(head),
+    "alignment": lambda head, _: Alignment(head),
+    "questions": Questions,
+}

@@ -1,0 +1,132 @@
+"""Probes from end to end: what is missing costs what it told, and nothing else."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from k3m_jax.data.align_pairs import Pair
+from k3m_jax.evaluation.embedding import Embedder
+from k3m_jax.experiments.probe import probe
+from k3m_jax.model.network import Network
+from k3m_jax.parallel.mesh import make_mesh
+from k3m_jax.parallel.shardings import unbox
+from k3m_jax.settings import Corruption, Mesh, Task
+from tests import products as made
+from tests.test_tasks import shards_of
+
+pytestmark = pytest.mark.slow
+SPLITS = {"train": 96, "valid": 32, "test": 64}
+
+
+def item(number):
+    """The title tells the colour; all pictures are the same, and no triple tells of a colour."""
+    colour = number % 4
+    name = made.COLOURS[colour]
+    triples = [("brand", made.BRANDS[number // 4 % 3]), ("colour", name)]
+    return made.record(
+        number,
+        triples,
+        title=f"{name} thing",
+        category=name,
+        picture=made.jpeg(0),
+        class_ids=np.zeros(4, np.int32),
+    )
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """A model as it is drawn: what it reads is in its embeddings already."""
+    first = np.cumsum([0, *SPLITS.values()])
+    items = {
+        split: [item(int(i)) for i in range(start, start + count)]
+        for (split, count), start in zip(SPLITS.items(), first[:-1], strict=True)
+    }
+    pairs = []
+    for split, found in items.items():
+        for a, b in zip(found[::2], found[4::2], strict=False):  # of one colour
+            pairs.append(Pair(split, a["id"], b["id"], 1, "", "", ""))
+        for a, b in zip(found[::2], found[1::2], strict=True):  # of two
+            pairs.append(Pair(split, a["id"], b["id"], 0, "", "", ""))
+    shards = shards_of(items["train"], items["valid"], pairs)
+    shards.splits["test"] = items["test"]
+    shards.info.products["test"] = SPLITS["test"]
+    given = made.inputs(shards)
+    settings = made.settings_for(given)
+    network, mesh = Network(settings), make_mesh(Mesh(data=1))
+    params = unbox(network.init_params(jax.random.key(0)))
+    return settings, given, Embedder(network, mesh, given.tokenizer, params)
+
+
+def measured(parts, *corruptions, **task):
+    settings, given, embedder = parts
+    settings = dataclasses.replace(settings, task=Task(**task))
+    spoilt = [Corruption.parse(text) if text else Corruption() for text in corruptions]
+    return list(probe(settings, given, embedder, 7, split="test", corruptions=spoilt))
+
+
+def values(report):
+    return {row.metric: row.value for row in report.rows}
+
+
+def test_classification(parts):
+    clean, without, wrong, pictures = measured(
+        parts,
+        "",
+        "TMR100",
+        "TNR100",
+        "INR100",
+        name="classification",
+        hidden_properties=("colour",),
+    )
+    assert values(clean)["accuracy"] > 0.95
+    assert values(without)["accuracy"] < 0.5  # the title carried all of it …
+    assert values(wrong)["accuracy"] < 0.5
+    assert pictures.rows[0].value == clean.rows[0].value  # … the pictures, all alike, nothing
+    floors = clean.rows[0].floors
+    assert floors == {"majority": 0.25, "title naive Bayes": 1.0, "nearest picture": 0.25}
+    assert without.rows[0].floors["title naive Bayes"] == 0.25
+    low, high = without.rows[0].interval
+    assert low <= without.rows[0].value <= high
+
+
+def test_a_hidden_title_is_missing_everywhere(parts):
+    task = {
+        "name": "classification",
+        "hidden_properties": ("colour",),
+        "shown": ("image", "knowledge"),
+    }
+    clean, without = measured(parts, "", "TMR100", **task)
+    assert values(clean) == values(without)
+    assert values(clean)["accuracy"] < 0.5
+
+
+def test_alignment(parts):
+    sides = {"first_shown": ("title",), "second_shown": ("title",)}
+    clean, without = measured(parts, "", "TMR100", name="alignment", **sides)
+    assert values(clean)["auc"] > 0.95
+    assert values(clean)["f1"] > 0.9
+    assert values(without)["auc"] == 0.5
+    assert clean.rows[1].floors["title naive Bayes"] == 1.0
+
+
+def test_questions(parts):
+    clean, without, pictures = measured(
+        parts, "", "TMR100", "INR100", name="questions", questions=0
+    )
+    assert clean.examples == 2 * SPLITS["test"]  # half of them for the colour, half for the brand
+    assert values(clean)["rank@1"] > values(without)["rank@1"] + 0.2
+    assert values(clean) == values(pictures)
+    assert "energy mrr" in values(clean)
+
+
+def test_reports_are_written(parts, tmp_path):
+    (report,) = measured(parts, "TMR20", name="classification")
+    names = report.write(tmp_path)
+    assert names == [f"probe-classification-test-TMR20.{kind}" for kind in ("json", "md")]
+    told = json.loads((tmp_path / names[0]).read_text())
+    assert told["metrics"]["accuracy"]["value"] == report.rows[0].value
+    assert told["known_products"] == 0
+    assert "| accuracy |" in (tmp_path / names[1]).read_text()
