@@ -68,6 +68,8 @@ def check(s: Settings) -> None:
         raise UserError("mesh: only one axis can be -1")
     _check_distributed(s.distributed)
     _check_preset(s)
+    if s.task.downstream:
+        _check_task(s)
 
 
 def _check_distributed(d: Distributed) -> None:
@@ -86,6 +88,23 @@ def _check_distributed(d: Distributed) -> None:
             f"distributed.process {d.process} is not one of distributed.processes {d.processes}, "
             "which count from 0"
         )
+
+
+def _check_task(s: Settings) -> None:
+    """Fine-tuning hides nothing but the answer."""
+    for name in ("mlm", "mom"):
+        if rate := getattr(s.objectives, name).rate:
+            raise UserError(
+                f"objectives.{name}.rate is {rate}: the task {s.task.name} masks nothing, "
+                "set it to 0"
+            )
+    if s.task.name == "alignment" and s.objectives.group % 2:
+        raise UserError(
+            f"objectives.group {s.objectives.group}: the two rows of an alignment pair stand in "
+            "one group, let it be even"
+        )
+    if s.task.name == "questions" and not s.objectives.lpm.negative_values:
+        raise UserError("objectives.lpm.negative_values is 0: questions need false candidates")
 
 
 def _check_preset(s: Settings) -> None:

@@ -228,6 +228,11 @@ class Task:
     classes: tuple[str, ...] = ()  # of the label; () is those that training items have
     questions: Amount = 3  # asked of an item at most; 0 is one for each of its properties
 
+    @property
+    def downstream(self) -> bool:
+        """Whether the task is another than pretraining."""
+        return self.name != "pretraining"
+
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:

@@ -1,4 +1,4 @@
-"""Measures a pretrained K3M on products held out and draws the course of its run.
+"""Measures a run, pretrained or fine-tuned, on products held out, and draws its course.
 
   python -m launch.evaluate --workdir=runs/first [--checkpoint=best] [--split=valid]
   python -m launch.evaluate --workdir=runs/first --corruption=TNR80
@@ -6,7 +6,9 @@
 Prints a table with the floor of each metric, and writes into the run's folder, for a split called
 valid: evaluation-valid.json, evaluation-valid.md (the same table) and curves.png (losses and rates
 of training and held-out products). The second form spoils 80 % of the titles first, and names its
-files evaluation-valid-TNR80 (docs/robustness.md). Several processes: docs/distributed.md.
+files evaluation-valid-TNR80 (docs/robustness.md). A fine-tuned run is measured on its task, in
+evaluation-questions-test.json (docs/tasks.md); --sources=FOLDER may then be a folder of products as
+they come, with a products.jsonl. Several processes: docs/distributed.md.
 """
 
 import dataclasses
@@ -15,22 +17,18 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from k3m_jax.data.pipeline import open_inputs
 from k3m_jax.evaluation.curves import draw_curves
-from k3m_jax.evaluation.evaluator import make_evaluator
-from k3m_jax.evaluation.report import Report
-from k3m_jax.model.network import Network
+from k3m_jax.experiments.measuring import measure_run
 from k3m_jax.parallel import distributed
-from k3m_jax.parallel.mesh import make_mesh
-from k3m_jax.settings import Corruption, Mesh, Settings, UserError, default_config
-from k3m_jax.training.checkpoints import load_meta, load_params
+from k3m_jax.settings import Corruption, Mesh, Settings, default_config
+from k3m_jax.training.checkpoints import load_meta
 from k3m_jax.training.metrics import METRICS, read_metrics
 from launch import cli
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best (by held-out loss), latest, or a step")
 SPLIT = flags.DEFINE_string("split", "", "split to measure; the run's data.valid_split if empty")
-SOURCES = flags.DEFINE_list("sources", [], "shards to measure on; the run's data.sources if empty")
+SOURCES = flags.DEFINE_list("sources", [], "shards, or folders of products; the run's if empty")
 CORRUPTION = flags.DEFINE_string("corruption", "", "TMR, IMR, MMR, TNR, INR, … and per cent: TNR80")
 TOKENIZER = flags.DEFINE_string("tokenizer", "", "folder of the run's tokenizer, if it has moved")
 MESH = flags.DEFINE_list("mesh", [], "sizes of the axes data,fsdp,tensor; the run's if empty")
@@ -38,10 +36,8 @@ DISTRIBUTED = config_flags.DEFINE_config_dict("distributed", default_config().di
 
 
 def adapted(settings: Settings) -> Settings:
-    """A run's settings, with what the flags change."""
+    """A run's settings, with what the flags change but the sources."""
     data, spoilt = settings.data, settings.data.valid_corruption
-    if SOURCES.value:
-        data = dataclasses.replace(data, sources=tuple(SOURCES.value), weights=())
     data = dataclasses.replace(
         data,
         valid_split=SPLIT.value or data.valid_split,
@@ -61,14 +57,8 @@ def main(argv: list[str]) -> None:
     with distributed.joined(cli.read_distributed(DISTRIBUTED)):
         meta = load_meta(workdir, which)
         settings = adapted(Settings.from_config(meta.settings))
-        inputs = open_inputs(settings.data)
-        if inputs.tokenizer.fingerprint != meta.vocabulary:
-            raise UserError(f"--tokenizer: another vocabulary than that of the run in {workdir}")
-        mesh, network = make_mesh(settings.mesh), Network(inputs.resolve(settings))
-        params, step = load_params(workdir, which, network, mesh)
-        measured = make_evaluator(network, mesh, inputs).measure(params)
+        report = measure_run(settings, meta, workdir, which, SOURCES.value)
         if distributed.leads():
-            report = Report.of(measured, step, settings.data)
             written = report.write(workdir)
             draw_curves(read_metrics(workdir / METRICS), workdir / "curves.png")
             print(f"{report.text()}\n\nwritten: {', '.join(written)}, curves.png in {workdir}")

@@ -13,22 +13,16 @@ Exit codes: 0 finished; 2 a mistake in the command, told in one line; 75 told to
 Ctrl-C): the state is saved, run the same command again.
 """
 
-import contextlib
 import sys
 
 from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from k3m_jax.data.pipeline import open_inputs, train_batches
-from k3m_jax.evaluation.evaluator import make_evaluator
-from k3m_jax.model.network import Network
+from k3m_jax.experiments.running import run
 from k3m_jax.parallel import distributed
-from k3m_jax.parallel.mesh import make_mesh, process_blocks
+from k3m_jax.settings import Settings
 from k3m_jax.training import debugging
-from k3m_jax.training.checkpoints import Checkpoints, Meta
-from k3m_jax.training.compilation import Program
-from k3m_jax.training.loop import train
 from k3m_jax.training.preemption import EXIT_PREEMPTED
 from launch import cli
 
@@ -38,34 +32,19 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main(argv: list[str]) -> int | None:
-    """Wires the parts of a run together."""
+    """Pretrains."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    return train(cli.read_settings(CONFIG))
+
+
+def train(settings: Settings) -> int | None:
+    """Runs these settings in --workdir and tells what came of it; the exit code."""
     logging.set_verbosity(logging.WARNING)  # of Orbax, which tells of each file it writes
-    workdir, settings = epath.Path(WORKDIR.value), cli.read_settings(CONFIG)
+    workdir = epath.Path(WORKDIR.value)
     debugging.apply(settings.debug)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(distributed.joined(settings.distributed))
-        inputs = open_inputs(settings.data)
-        settings = inputs.resolve(settings)
-        mesh, network = make_mesh(settings.mesh), Network(settings)
-        blocks, shards = process_blocks(mesh)
-        meta = Meta.of(
-            settings,
-            [each.info.fingerprint for each in inputs.shard_sets],
-            inputs.tokenizer.fingerprint,
-        )
-        checkpoints = Checkpoints(workdir, meta, settings.training.keep)
-        finished = train(
-            Program(network, mesh),
-            stack.enter_context(contextlib.closing(checkpoints)),
-            lambda step: train_batches(
-                settings, *inputs, start_step=step, blocks=blocks, shards=shards
-            ),
-            make_evaluator(network, mesh, inputs),
-            workdir,
-            inputs.tokenizer,
-        )
+    with distributed.joined(settings.distributed):
+        finished = run(settings, workdir)
         leads = distributed.leads()
     if leads and finished:
         print(f"finished: {workdir}; next: python -m launch.evaluate --workdir={workdir}")

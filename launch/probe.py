@@ -15,13 +15,15 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from k3m_jax.data.pipeline import open_inputs
 from k3m_jax.evaluation.embedding import Embedder
+from k3m_jax.experiments.measuring import opened
 from k3m_jax.experiments.probe import probe
+from k3m_jax.experiments.raw_catalogues import open_sources
 from k3m_jax.model.network import Network
 from k3m_jax.parallel import distributed
 from k3m_jax.parallel.mesh import make_mesh
-from k3m_jax.settings import Corruption, Settings, UserError, default_config
+from k3m_jax.schema import parse
+from k3m_jax.settings import Corruption, Settings, Task, default_config
 from k3m_jax.training.checkpoints import load_meta, load_params
 from launch import cli
 
@@ -32,12 +34,12 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best (by held-out loss),
 SPLIT = flags.DEFINE_string("split", "test", "split to measure")
 CORRUPTION = flags.DEFINE_list("corruption", ["clean"], "of the split: clean, TNR80, …")
 TRAIN_CORRUPTION = flags.DEFINE_string("train_corruption", "clean", "of the head's training items")
-SOURCES = flags.DEFINE_list("sources", [], "shards to use; the run's data.sources if empty")
+SOURCES = flags.DEFINE_list("sources", [], "shards, or folders of products; the run's if empty")
 OPTIONS = config_flags.DEFINE_config_dict("options", default_config().task)
 DISTRIBUTED = config_flags.DEFINE_config_dict("distributed", default_config().distributed)
 
 
-def parse(text: str) -> Corruption:
+def corruption(text: str) -> Corruption:
     """`clean`, or as Corruption writes it."""
     return Corruption() if text == "clean" else Corruption.parse(text)
 
@@ -48,24 +50,19 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     logging.set_verbosity(logging.WARNING)  # of Orbax, which tells of each file it reads
     workdir, which = epath.Path(WORKDIR.value), cli.checkpoint(CHECKPOINT)
-    spoilt, trained = [parse(text) for text in CORRUPTION.value], parse(TRAIN_CORRUPTION.value)
+    spoilt, trained = map(corruption, CORRUPTION.value), corruption(TRAIN_CORRUPTION.value)
     with distributed.joined(cli.read_distributed(DISTRIBUTED)):
         meta = load_meta(workdir, which)
         run = Settings.from_config(meta.settings)
-        if SOURCES.value:
-            data = dataclasses.replace(run.data, sources=tuple(SOURCES.value), weights=())
-            run = dataclasses.replace(run, data=data)
-        inputs = open_inputs(run.data)
-        if inputs.tokenizer.fingerprint != meta.vocabulary:
-            raise UserError(f"--sources: another vocabulary than that of the run in {workdir}")
+        inputs = opened(run.data, meta, workdir)
         mesh, network = make_mesh(run.mesh), Network(inputs.resolve(run))
         params, step = load_params(workdir, which, network, mesh)
         embedder = Embedder(network, mesh, inputs.tokenizer, params)
+        how = {"split": SPLIT.value, "corruptions": list(spoilt), "train_corruption": trained}
+        how["held_out"] = open_sources(SOURCES.value, inputs.shard_sets[0], workdir)
         for name in TASK.value:
-            options = {**OPTIONS.value.to_dict(), "name": name}
-            task = Settings.from_config({"task": options}).task
+            task = parse(Task, {**OPTIONS.value.to_dict(), "name": name}, "task")
             chosen = dataclasses.replace(network.settings, task=task)
-            how = {"split": SPLIT.value, "corruptions": spoilt, "train_corruption": trained}
             begun = time.monotonic()
             for report in probe(chosen, inputs, embedder, step, **how):
                 if distributed.leads():

@@ -21,6 +21,9 @@ NAMES = (
     "gpu_debug",
     "overfit_batch",
     "minilm_warm_start",
+    "finetune_classification",
+    "finetune_alignment",
+    "finetune_questions",
     "gpu_8xh100",
     *PODS,
 )

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from k3m_jax.settings import Settings
+from k3m_jax.settings import Settings, Task
 
 Batch = Mapping[str, np.ndarray]
 
@@ -83,14 +83,22 @@ def batch_spec(settings: Settings, rows: int) -> dict[str, tuple[tuple[int, ...]
         "value_spans": ((B, X, 2), i32),
         "triple_mask": ((B, X), flag),
     }
+    if s.task.downstream:
+        spec |= {
+            # Of the example that begins with the row: a class, or 1 where a pair is one product.
+            "label": ((B,), i32),
+            "label_weights": ((B,), f32),  # 1 where something is asked
+        }
     if s.model.preset == "release":
-        return spec | {
+        spec |= {
             # The values of all triples but the first are [MASK].
             "value_targets": ((B, K), i32),
             "value_weights": ((B, K), f32),  # 1 where a token is asked for
             "pair_weights": ((B,), f32),  # 1 where triples stand and the next row is a product
             "mismatched": ((B,), flag),  # a stream that is another product's; here none ever is
         }
+        if s.task.name != "questions":
+            return spec
     L, O = s.lengths.candidate, s.objectives.lpm.negative_items
     J = 1 + s.objectives.lpm.negative_values
     return spec | {
@@ -139,9 +147,12 @@ def random_batch(settings: Settings, rows: int, seed: int = 0) -> dict[str, np.n
     batch["property_spans"][:, :triples] = np.stack([start, start + 1], -1)
     batch["value_spans"][:, :triples] = np.stack([start + 1, start + 2], -1)
     batch["triple_mask"][:, :triples] = True
-    if s.model.preset == "release":
+    if "label" in batch:
+        batch["label_weights"][:] = 1
+    if "value_weights" in batch:
         batch["value_weights"][:, start[1:] + 1] = 1
         batch["pair_weights"][:] = G > 1
+    if "link_mask" not in batch:
         return batch
     batch["link_mask"][:] = True
     batch["link_property_spans"][:] = (1, 2)
@@ -166,4 +177,5 @@ def unquestioning(chosen: Settings) -> Settings:
             lpm=dataclasses.replace(asked.lpm, negative_values=0, negative_items=0),
             group=1,
         ),
+        task=Task(),
     )

@@ -29,20 +29,21 @@ def collate(
         for name, (shape, dtype) in batch_spec(settings, len(examples)).items()
     }
     arrays["region_boxes"][:, 0] = (0, 0, 1, 1, 1)
-    released = settings.model.preset == "release"
     for row, example in enumerate(examples):
         if example is not None:
             batch = {name: array[row] for name, array in arrays.items()}
             _write_title(batch, example)
             _write_regions(batch, example, settings.objectives.mom.variant == "kl")
             _write_knowledge(batch, example)
-            if released:
+            if "value_targets" in arrays:
                 _write_values(batch, example)
-            else:
+            if "link_tokens" in arrays:
                 _write_links(batch, example)
-    if released:
+    if "label" in arrays:
+        _write_labels(arrays, examples)
+    if "pair_weights" in arrays:
         arrays["pair_weights"][:] = _pairs(examples, settings.objectives.group)
-    else:
+    if "link_items" in arrays:
         _write_other_items(arrays, examples, settings, groups, seed)
     return arrays
 
@@ -127,6 +128,16 @@ def _write_links(row: dict[str, np.ndarray], example: Example) -> None:
         row["link_property_spans"][:j] = texts.property_spans
         row["link_value_spans"][:j] = texts.value_spans
         row["link_value_weights"][: j - 1] = 1
+
+
+def _write_labels(arrays: dict[str, np.ndarray], examples: Sequence[Example | None]) -> None:
+    for row, example in enumerate(examples):
+        if example is None or example.record["label"] == links.UNKNOWN:
+            continue
+        texts = example.candidates
+        if texts is None or len(texts.tokens) > 1:  # a question needs something to choose from
+            arrays["label"][row] = example.record["label"]
+            arrays["label_weights"][row] = 1
 
 
 def _write_other_items(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from k3m_jax.data import links, masking
-from k3m_jax.data.batch import masked_tokens
+from k3m_jax.data.batch import batch_spec, masked_tokens
 from k3m_jax.data.corruption import told
 from k3m_jax.data.knowledge import (
     Candidates,
@@ -56,6 +56,7 @@ class Prepare:
         self._lengths, self._objectives = settings.lengths, settings.objectives
         self._tokenizer, self._table, self._training = tokenizer, table, training
         self._released = settings.model.preset == "release"
+        self._asks = "link_tokens" in batch_spec(settings, 1)
         self._limit = masked_tokens(settings.lengths.title, settings.objectives.mlm.rate)
 
     def __call__(self, record: Mapping[str, Any], rng: np.random.Generator) -> Example:
@@ -71,10 +72,15 @@ class Prepare:
 
         triples = list(zip(record["properties"], record["values"], strict=True))
         ids = [self._table.id(name, value) for name, value in triples]
-        question = None
-        if not self._released:
+        question, foreign = None, []
+        if self._asks:
             count = self._objectives.lpm.negative_values
-            question = links.ask(_askable(record, ids), self._table, count, link_rng)
+            own = -(-count // 2) if "asked" in record else count
+            question = links.ask(_askable(record, ids), self._table, own, link_rng)
+            if question and "asked" in record:
+                # Among a hundred candidates are values of other properties, too (docs/tasks.md).
+                lacking = count - len(question.false)
+                foreign = links.foreign_values(question.target, self._table, lacking, link_rng)
         shown = told(record)
         if question:
             # Every copy of the asked pair goes, and whatever has the same tokens, or the answer
@@ -97,7 +103,7 @@ class Prepare:
             value_positions=value_positions,
             value_targets=value_targets,
             question=question,
-            candidates=self._candidates(question) if question else None,
+            candidates=self._candidates(question, foreign) if question else None,
             facts=frozenset(ids) - {links.UNKNOWN},
         )
 
@@ -114,7 +120,9 @@ class Prepare:
     def _terms(self, pair: tuple[str, str]) -> tuple[tuple[int, ...], ...]:
         return tuple(map(self._tokenizer.encode_term, pair))
 
-    def _candidates(self, question: links.Question) -> Candidates:
+    def _candidates(
+        self, question: links.Question, foreign: Sequence[tuple[str, str]]
+    ) -> Candidates:
         """The asked triple and those false ones that do not read like a true one.
 
         Values that begin alike can be equal once they are cut to length; accents, or characters
@@ -123,6 +131,7 @@ class Prepare:
         others = [index for index in question.known if index != question.target]
         true = [question.target, *others]
         pairs = [self._table.pairs[index] for index in (*true, *question.false)]
+        pairs += foreign
         texts = candidates(pairs, self._tokenizer, self._lengths.candidate)
         readings = [texts.reading(row) for row in range(len(pairs))]
         believed = set(readings[: len(true)])

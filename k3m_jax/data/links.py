@@ -130,6 +130,20 @@ def ask(
     return Question(target, known, tuple(map(int, false)))
 
 
+def foreign_values(
+    target: int, table: LinkTable, count: int, rng: np.random.Generator
+) -> list[tuple[str, str]]:
+    """Draws pairs of the asked property and a value that other properties alone have.
+
+    Returns:
+      At most `count` (property, value) pairs, fewer where most values are the property's own.
+    """
+    name, _ = table.pairs[target]
+    drawn = (table.pairs[index][1] for index in rng.integers(len(table), size=4 * count))
+    found = {normalised(value): (name, value) for value in drawn}
+    return [pair for pair in found.values() if table.id(*pair) == UNKNOWN][:count]
+
+
 def other_items(
     targets: Sequence[int],
     facts: Sequence[frozenset[int] | None],

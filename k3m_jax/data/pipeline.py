@@ -6,6 +6,7 @@ hosts share it and however many workers prepare it; and the state of the whole p
 integer, the next step.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from k3m_jax.data.examples import Example, Prepare
 from k3m_jax.data.links import LinkTable
 from k3m_jax.data.regions import ReadRegions
 from k3m_jax.data.shards import ShardSet, open_shards
+from k3m_jax.data.task_examples import TaskRows, task_examples
+from k3m_jax.data.tasks import with_classes
 from k3m_jax.data.tokenization import Tokenizer
 from k3m_jax.data.workers import leave_signals_to_parent
 from k3m_jax.settings import Corruption, Data, Settings, UserError
@@ -42,6 +45,8 @@ class Inputs(NamedTuple):
         check(settings, self.shard_sets)
         # Without any picture nothing tells classes, but the head of the model wants a size.
         size = max(1, classes(self.shard_sets))
+        task = with_classes(settings.task, self.shard_sets, settings.data.train_split)
+        settings = dataclasses.replace(settings, task=task)
         return settings.resolved(vocabulary=self.tokenizer.size, classes=size)
 
 
@@ -173,7 +178,8 @@ def train_items(
     for shards in shard_sets:
         if not shards.info.products.get(split):
             raise UserError(f"data.train_split: {shards.folder} has no items in a split {split!r}")
-    sources = _sources(settings, shard_sets, split, settings.data.train_corruption, settings.seed)
+    how = (settings, shard_sets, split, settings.data.train_corruption, settings.seed)
+    sources = task_examples(*how, table) if settings.task.downstream else _sources(*how)
     weights = settings.data.weights or [len(source) for source in sources]
     mixed = [
         # Each source has a seed of its own, or sources of one length would share an order.
@@ -181,6 +187,8 @@ def train_items(
         for i, source in enumerate(sources)
     ]
     items = grain.MapDataset.mix(mixed, weights) if len(mixed) > 1 else mixed[0]
+    if settings.task.downstream:
+        items = TaskRows(items, settings)
     prepare = Prepare(settings, tokenizer, table, training=True)
     return items.random_map(prepare, seed=_seed(settings.seed, len(sources)))
 

@@ -6,6 +6,7 @@ answer away is named here, row by row, and `task_source.TaskSource` takes it out
 """
 
 import collections
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from k3m_jax.data.shards import ShardSet
 from k3m_jax.settings import Modality, Task, UserError
 
 CATEGORY = "category"  # the label that is no property
+ROWS = {"classification": 1, "alignment": 2, "questions": 1}  # of an example
 
 
 class Row(NamedTuple):
@@ -27,13 +29,13 @@ class Row(NamedTuple):
     hidden: frozenset[str]  # properties, `normalised`
     asked: str = ""  # the one of them that is asked for
     view: str = ""  # path of the picture that it is shown by; "" is its own
-    # Of the example: a class; 1 where a pair is one product; or one true value of the asked
-    # property, an id of the table of values.
-    label: int = 0
+    # Of the example that begins with the row: a class; 1 where a pair is one product; or one true
+    # value of the asked property, an id of the table of values. UNKNOWN (-1) is none.
+    label: int = UNKNOWN
 
 
 class Examples(NamedTuple):
-    """What a task asks of the items of one split of one data set: I examples."""
+    """What a task asks of the items of one split of one data set: I > 0 examples."""
 
     rows: list[Row]  # I, or 2 I of pairs
     products: list[str]  # [I] that an example is about; of a pair, its first item's
@@ -43,8 +45,8 @@ class Examples(NamedTuple):
     @property
     def labels(self) -> np.ndarray:
         """[I] int64, of each example; UNKNOWN (-1) is a class that training has not."""
-        each = len(self.rows) // max(len(self.products), 1)
-        return np.array([row.label for row in self.rows[:: max(each, 1)]], np.int64)
+        each = len(self.rows) // len(self.products)
+        return np.array([row.label for row in self.rows[::each]], np.int64)
 
 
 def examples(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Examples:
@@ -77,6 +79,15 @@ def class_names(task: Task, records: Iterable[Mapping[str, Any]]) -> tuple[str, 
     if not counts:
         raise UserError(f"task.label: no training item has one value of {task.label!r}")
     return tuple(sorted(counts, key=lambda name: (-counts[name], name)))
+
+
+def with_classes(task: Task, shard_sets: Sequence[ShardSet], split: str) -> Task:
+    """The task with the classes of its training items, where nothing names others."""
+    if task.name != "classification" or task.classes:
+        return task
+    sources = [s.source(split) for s in shard_sets if s.info.products.get(split)]
+    names = class_names(task, (record for source in sources for record in source))
+    return dataclasses.replace(task, classes=names)
 
 
 def label_of(task: Task, record: Mapping[str, Any]) -> str:
@@ -119,7 +130,7 @@ def _alignment(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Ex
             continue
         (a, product), (b, _) = places[pair.a], places[pair.b]
         first = Row(a, task.first_shown, hidden, view=pair.a_image, label=pair.label)
-        second = Row(b, task.second_shown, hidden, view=pair.b_image, label=pair.label)
+        second = Row(b, task.second_shown, hidden, view=pair.b_image, label=UNKNOWN)
         _add(found, product, first, second)
     return found
 

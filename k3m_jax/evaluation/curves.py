@@ -18,6 +18,11 @@ PANELS = (
     ("MOM top-1", "mom_top1"),
     ("link Hits@1", "link_hits_at_1"),
     ("link MRR", "link_mrr"),
+    ("accuracy", "accuracy"),
+    ("AUC", "auc"),
+    ("F1", "f1"),
+    ("Rank@1", "rank@1"),
+    ("MRR", "mrr"),
 )
 COLUMNS = 4
 # Blue and orange of Okabe and Ito's palette, told apart by colour-blind readers too.
@@ -57,12 +62,17 @@ def comparison_table(runs: Mapping[str, Lines]) -> str:
 
 
 def _draw(path: epath.Path, runs: Sequence[Lines], draw: Callable[[Axes, str], None]) -> None:
-    """A panel for each metric, as long as the longest run; `draw` fills one."""
+    """A panel for each metric that the runs have, as long as the longest; `draw` fills one."""
+    known = {key.rpartition("/")[2] for lines in runs for line in lines for key in line}
+    panels = [panel for panel in PANELS if panel[1] in known] or PANELS[:1]
     last = max([line["step"] for lines in runs for line in lines], default=1)
     # Not through pyplot: this must not touch a program's choice of windows or its open figures.
-    rows = -(-len(PANELS) // COLUMNS)
+    rows = -(-len(panels) // COLUMNS)
     figure = Figure(figsize=(3.4 * COLUMNS, 2.7 * rows), layout="constrained")
-    for panel, (title, metric) in zip(figure.subplots(rows, COLUMNS).flat, PANELS, strict=True):
+    axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for empty in axes[len(panels) :]:
+        empty.remove()
+    for panel, (title, metric) in zip(axes, panels, strict=False):
         draw(panel, metric)
         panel.set_title(title, fontsize=10, loc="left")
         panel.set_xlabel("step", fontsize=8)

@@ -1,5 +1,6 @@
 """Embeddings of many items, from parameters that stay as they are."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,13 +28,19 @@ CANDIDATES = 256  # encoded at a time
 class Embedder:
     """Embeds records and candidates; compiled once, whatever is embedded."""
 
-    def __init__(self, network: Network, mesh: Mesh, tokenizer: Tokenizer, params: Params):
-        """`params` are placed on `mesh`, over which rows are spread."""
+    def __init__(self, network: Network, mesh: Mesh, tokenizer: Tokenizer, params: Params = None):
+        """`params` are placed on `mesh`, over which rows are spread; None until `at` names some."""
         self._network, self._mesh, self._tokenizer = network, mesh, tokenizer
         self._params = params
         everywhere = replicated(mesh)
         self._embed = jax.jit(network.embed, out_shardings=everywhere)
         self._encode = jax.jit(network.encode_candidates, out_shardings=everywhere)
+
+    def at(self, params: Params) -> "Embedder":
+        """The same at other parameters; nothing is compiled anew."""
+        other = copy.copy(self)
+        other._params = params
+        return other
 
     def __call__(self, sources: Sequence[Sequence[Mapping[str, Any]]]) -> np.ndarray:
         """The embeddings of all records, float32 [rows, D]; every process gets all of them.

@@ -10,7 +10,7 @@ from k3m_jax.data.links import LinkTable
 from k3m_jax.data.pipeline import EVALUATION_SEED
 from k3m_jax.data.shards import ShardSet
 from k3m_jax.data.task_source import TaskSource
-from k3m_jax.data.tasks import Examples, class_names, examples
+from k3m_jax.data.tasks import Examples, examples
 from k3m_jax.evaluation import task_floors
 from k3m_jax.settings import Corruption, Task, UserError
 
@@ -54,12 +54,3 @@ class Asked:
     def surface(self, corruption: Corruption) -> task_floors.Surface:
         """What the floors see of the same rows."""
         return task_floors.surface(self.sources(corruption))
-
-
-def with_classes(task: Task, shard_sets: Sequence[ShardSet], split: str) -> Task:
-    """The task with the classes of its training items, where nothing names others."""
-    if task.name != "classification" or task.classes:
-        return task
-    sources = [s.source(split) for s in shard_sets if s.info.products.get(split)]
-    names = class_names(task, (record for source in sources for record in source))
-    return dataclasses.replace(task, classes=names)

@@ -1,21 +1,72 @@
 """A model's embeddings put to a task: embedded, judged by a head, beside the floors."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from k3m_jax.data.batch import batch_spec
+from k3m_jax.data.links import LinkTable
+from k3m_jax.data.pipeline import Inputs
+from k3m_jax.data.shards import ShardSet
 from k3m_jax.evaluation.bootstrap import Resampling, Statistic
 from k3m_jax.evaluation.embedding import Embedder
 from k3m_jax.evaluation.task_metrics import best_threshold
-from k3m_jax.evaluation.task_report import Row
+from k3m_jax.evaluation.task_report import Row, TaskReport
 from k3m_jax.experiments.asked import Asked
-from k3m_jax.experiments.judges import Judge
+from k3m_jax.experiments.judges import Judge, Sight
 from k3m_jax.objectives import pretraining
-from k3m_jax.settings import Corruption, Settings
+from k3m_jax.settings import Corruption, Data, Settings, Task
 
 CLEAN = Corruption()
+Scale = Callable[[np.ndarray], np.ndarray]
+
+
+class Splits(NamedTuple):
+    """What a head, its threshold and the floors are made from, and what is measured."""
+
+    train: Asked
+    valid: Asked
+    asked: Asked
+    table: LinkTable  # of the values of all of them
+
+    @classmethod
+    def of(
+        cls, task: Task, data: Data, inputs: Inputs, held_out: Sequence[ShardSet], split: str
+    ) -> "Splits":
+        """Opens the examples.
+
+        Args:
+          task: its classes are given.
+          data: of the run: names its splits.
+          inputs: the run's.
+          held_out: data sets to measure on; () are the run's own.
+          split: of these, to measure on.
+
+        Raises:
+          UserError: what `Asked.of` raises.
+        """
+        table = inputs.table
+        if held_out:
+            own = [shards.values for shards in inputs.shard_sets]
+            # Their values are candidates, too; how frequent a value is, training alone says.
+            more = [{p: dict.fromkeys(v, 0) for p, v in s.values.items()} for s in held_out]
+            table = LinkTable.merge([*own, *more])
+        train, valid = (
+            Asked.of(task, inputs.shard_sets, name, table)
+            for name in (data.train_split, data.valid_split)
+        )
+        if not held_out and split == data.valid_split:
+            return cls(train, valid, valid, table)
+        return cls(train, valid, Asked.of(task, held_out or inputs.shard_sets, split, table), table)
+
+    def sight(self, embedder: Embedder, inputs: Inputs, settings: Settings, scale: Scale) -> Sight:
+        """What a judge of questions needs of the model."""
+
+        def encode(texts):
+            return embedder.candidates(texts.write(inputs.tokenizer, settings.lengths.candidate))
+
+        return Sight((self.train, self.valid, self.asked), self.table, encode, scale)
 
 
 class Examination:
@@ -26,62 +77,88 @@ class Examination:
 
     def __init__(
         self,
+        kind: str,
         settings: Settings,
+        checkpoint: int,
         embedder: Embedder,
         judge: Judge,
-        train: Asked,
-        valid: Asked,
-        asked: Asked,
+        params: Any,
+        splits: Splits,
+        scale: Scale,
+        notes: Mapping[str, Any],
         train_corruption: Corruption = CLEAN,
     ):
-        """`train` and `valid` are what the head, the threshold and the floors are made from."""
-        self._embedder, self._judge, self._asked = embedder, judge, asked
-        self._train, self._valid = train, valid
-        self._known = train.surface(train_corruption)
-        self._sampling = Resampling(asked.products)
-        linked = "lpm" in pretraining.tasks(batch_spec(settings, 1))
-        self._norm = settings.objectives.lpm.norm if linked else None
-        self._thresholds: dict[str, float] = {}
-
-    def rows(
-        self, params: Any, valid_c: np.ndarray, corruption: Corruption, scale: Any
-    ) -> tuple[Row, ...]:
-        """The table's rows.
+        """Reads what the floors learn from.
 
         Args:
+          kind: of `TaskReport`.
+          settings: of the run, its task the one that is judged.
+          checkpoint: step of the parameters.
+          embedder: of the model's parameters.
+          judge: of the task's head.
           params: of the head.
-          valid_c: embeddings of the validation examples' rows, scaled.
-          corruption: of the asked examples' items.
+          splits: the examples.
           scale: embeddings [N, D] -> what the head reads.
+          notes: of `TaskReport`.
+          train_corruption: of the items that the head learned from.
         """
-        judge, asked = self._judge, self._asked
+        self._kind, self._settings, self._checkpoint = kind, settings, checkpoint
+        self._embedder, self._judge, self._params = embedder, judge, params
+        self._splits, self._scale, self._notes = splits, scale, notes
+        self._known = splits.train.surface(train_corruption)
+        self._sampling = Resampling(splits.asked.products)
+        self._linked = "lpm" in pretraining.tasks(batch_spec(settings, 1))
+        self._thresholds = self._choose() if judge.needs_threshold else {}
+
+    def report(self, corruption: Corruption) -> TaskReport:
+        """The measurement, the asked examples' items spoilt."""
+        asked, train = self._splits.asked, self._splits.train
+        products, known = set(asked.products), set(train.products)
+        return TaskReport(
+            kind=self._kind,
+            task=self._settings.task.name,
+            split=asked.split,
+            corruption=str(corruption),
+            checkpoint=self._checkpoint,
+            rows=self._rows(corruption),
+            examples=len(asked.products),
+            products=len(products),
+            known_products=len(products & known),
+            notes=self._notes,
+        )
+
+    def _rows(self, corruption: Corruption) -> tuple[Row, ...]:
+        judge, asked = self._judge, self._splits.asked
         c = self._embedder(asked.sources(corruption))
-        floors = judge.floors(self._train, self._known, asked, asked.surface(corruption))
-        if judge.needs_threshold and not self._thresholds:
-            self._choose(judge.scores(params, self._valid, valid_c))
-        limit = self._thresholds.get
-        model = judge.statistics(asked, judge.scores(params, asked, scale(c)), limit("model", 0.0))
-        others = {
-            name: judge.statistics(asked, scores, limit(name, 0.0))
-            for name, scores in floors.items()
-        }
-        rows = [self._row(metric, metric, each, others) for metric, each in model.items()]
-        if self._norm:
-            for called, statistics in judge.without_head(asked, c, self._norm).items():
+        scores = {"model": judge.scores(self._params, asked, self._scale(c))}
+        scores |= self._floors(asked, corruption)
+        model, *floors = (
+            judge.statistics(asked, found, self._thresholds.get(name, 0.0))
+            for name, found in scores.items()
+        )
+        beside = dict(zip(list(scores)[1:], floors, strict=True))
+        rows = [self._row(metric, metric, each, beside) for metric, each in model.items()]
+        if self._linked:
+            norm = self._settings.objectives.lpm.norm
+            for called, statistics in judge.without_head(asked, c, norm).items():
                 rows += [
-                    self._row(f"{called} {metric}", metric, each, others)
+                    self._row(f"{called} {metric}", metric, each, beside)
                     for metric, each in statistics.items()
                 ]
         return tuple(rows)
 
-    def _choose(self, scores: np.ndarray) -> None:
+    def _floors(self, asked: Asked, corruption: Corruption) -> Mapping[str, np.ndarray]:
+        seen = asked.surface(corruption)
+        return self._judge.floors(self._splits.train, self._known, asked, seen)
+
+    def _choose(self) -> dict[str, float]:
         """The thresholds of the model and of each floor."""
-        labels = self._valid.labels == 1
-        floors = self._judge.floors(
-            self._train, self._known, self._valid, self._valid.surface(CLEAN)
-        )
-        for name, found in {"model": scores, **floors}.items():
-            self._thresholds[name] = best_threshold(found, labels)
+        valid = self._splits.valid
+        c = self._scale(self._embedder(valid.sources(CLEAN)))
+        scores = {"model": self._judge.scores(self._params, valid, c)}
+        scores |= self._floors(valid, CLEAN)
+        labels = valid.labels == 1
+        return {name: best_threshold(found, labels) for name, found in scores.items()}
 
     def _row(
         self,

@@ -42,11 +42,16 @@ def fit(
     start = unbox(judge.head.init_params(jax.random.key(seed)))
     penalties = jnp.array(PENALTIES, jnp.float32)
     params = _learn(judge, start, penalties, _placed(train), jax.random.key(seed))
-    total = jax.jit(jax.vmap(judge.loss, (0, None)))
-    sums = [total(params, batch) for batch in _batches(valid)]
-    losses = np.sum([s.total for s in sums], 0) / np.sum([s.weight for s in sums], 0)
+    losses = mean_losses(judge, params, valid)
     best = int(np.nanargmin(losses))
     return Fitted(jax.tree.map(lambda x: x[best], params), PENALTIES[best], float(losses[best]))
+
+
+def mean_losses(judge: Judge, params: Any, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The loss of each of the stacked heads `params` on examples, [heads]."""
+    total = jax.jit(jax.vmap(judge.loss, (0, None)))
+    sums = [total(params, batch) for batch in _batches(inputs)]
+    return np.sum([s.total for s in sums], 0) / np.sum([s.weight for s in sums], 0)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -45,9 +45,16 @@ class Network:
         """
         return self._run(params, key, None, batch, temperature)
 
-    def product(self, params: Params, batch: Batch) -> Product:
-        """The fused streams, the embedding and the attention over triples, at evaluation."""
-        return self._run(params, None, "product", batch, 1.0)
+    def product(
+        self,
+        params: Params,
+        batch: Batch,
+        *,
+        temperature: jax.Array | float = 1.0,
+        key: jax.Array | None = None,
+    ) -> Product:
+        """The fused streams, the embedding and the attention over triples; as `apply`."""
+        return self._run(params, key, "product", batch, temperature)
 
     def embed(self, params: Params, batch: Batch) -> jax.Array:
         """The products' embeddings c* [B, D], float32, at evaluation."""
@@ -60,9 +67,11 @@ class Network:
         mask: jax.Array,
         property_spans: jax.Array,
         value_spans: jax.Array,
+        *,
+        key: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Triples free of any product: tokens, mask [Q, L], spans [Q, 2] -> p, v [Q, D]."""
-        return self._run(params, None, "candidates", tokens, mask, property_spans, value_spans)
+        return self._run(params, key, "candidates", tokens, mask, property_spans, value_spans)
 
     def _run(self, params: Params, key: jax.Array | None, method: str | None, *args):
         # The release draws its choices at evaluation too: the same ones every time.

@@ -1,10 +1,14 @@
 """The losses of the downstream tasks: logits and answers to (weighted sum, weight)."""
 
+from collections.abc import Callable, Mapping
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from k3m_jax.objectives.sums import Sum, weighted_sum
+from k3m_jax import settings
+from k3m_jax.data.batch import Batch
+from k3m_jax.objectives.sums import Sum, safe_ratio, weighted_sum
 
 NEVER = -1e30  # the score of what is no candidate; -inf would make gradients NaN
 
@@ -43,3 +47,43 @@ def candidate_cross_entropy(
     loss = jax.nn.logsumexp(jnp.concatenate([scores[:, :1], false], 1), 1) - scores[:, 0]
     right = (scores[:, 0] > false.max(1)).astype(jnp.float32)
     return weighted_sum(loss, weights), weighted_sum(right, weights)
+
+
+def weights(batch: Batch) -> dict[str, jax.Array]:
+    """What the task's sum is divided by, known before the model is run."""
+    return {"task": batch["label_weights"].sum()}
+
+
+def sums_of(task: str) -> Callable[..., dict[str, Sum]]:
+    """`pretraining.sums` of a downstream task: loss and accuracy of the head's logits."""
+
+    def sums(
+        outputs: jax.Array, batch: Batch, objectives: settings.Objectives, key: jax.Array | None
+    ) -> dict[str, Sum]:
+        del objectives, key
+        loss, accuracy = _LOSSES[task](outputs, batch)
+        return {"task": loss, "task_accuracy": accuracy}
+
+    return sums
+
+
+def total(
+    results: Mapping[str, Sum], whole: Mapping[str, jax.Array], objectives: settings.Objectives
+) -> jax.Array:
+    """The mean over what is asked; as `pretraining.total`."""
+    del objectives
+    return safe_ratio(results["task"].total, whole["task"])
+
+
+_LOSSES: dict[str, Callable[[jax.Array, Batch], tuple[Sum, Sum]]] = {
+    "classification": lambda logits, batch: class_cross_entropy(
+        logits, batch["label"], batch["label_weights"]
+    ),
+    # A pair is two rows, of which the first bears the label.
+    "alignment": lambda logits, batch: pair_cross_entropy(
+        logits, batch["label"][::2], batch["label_weights"][::2]
+    ),
+    "questions": lambda scores, batch: candidate_cross_entropy(
+        scores, batch["link_value_weights"], batch["label_weights"]
+    ),
+}

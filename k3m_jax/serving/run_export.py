@@ -13,6 +13,7 @@ from k3m_jax.data.shards import ShardSet, open_shards
 from k3m_jax.data.tokenization import Tokenizer
 from k3m_jax.evaluation.report import Report
 from k3m_jax.model.network import Network
+from k3m_jax.model.task_network import network_of, split_params
 from k3m_jax.model.weights_file import check_empty
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.serving import folder, model_card
@@ -55,8 +56,11 @@ def export_run(
     found = _tokenizer(tokenizer or chosen.data.tokenizer, shard_sets)
     if found.fingerprint != meta.vocabulary:
         raise UserError(f"--tokenizer: another vocabulary than that of the run in {workdir}")
+    params, step = load_params(workdir, which, network_of(chosen), make_mesh(settings.Mesh(data=1)))
+    if chosen.task.downstream:  # what embeds is exported, not the head
+        params, _ = split_params(params)
+        chosen = dataclasses.replace(chosen, task=settings.Task())
     network = Network(chosen)
-    params, step = load_params(workdir, which, network, make_mesh(settings.Mesh(data=1)))
     known = {each.info.fingerprint: each for each in shard_sets}
     facts = model_card.Facts(
         settings=chosen,

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from k3m_jax.data.tokenization import Tokenizer, holds_tokenizer
 from k3m_jax.model.network import Network
+from k3m_jax.model.task_network import network_of
 from k3m_jax.model.weights_file import WEIGHTS, fit_some, flat, read_weights
 from k3m_jax.parallel import distributed
 from k3m_jax.settings import Settings, UserError
@@ -81,7 +82,7 @@ def _of_run(folder: epath.Path, tokenizer: Tokenizer, mesh: Mesh) -> Weights:
             f"init_from: the vocabulary of the run in {folder} is not this run's: set "
             "data.tokenizer to the folder that it was given, or to the one kept with its shards"
         )
-    other = Network(Settings.from_config(meta.settings))
+    other = network_of(Settings.from_config(meta.settings))
     params, step = load_params(folder, "best", other, mesh)
     return Weights(flat(params), {"step": step})
 

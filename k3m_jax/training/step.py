@@ -1,13 +1,13 @@
-"""One step of pretraining, as a pure function of arrays."""
+"""One step of a run, as a pure function of arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from k3m_jax.model.network import Network
-from k3m_jax.objectives import pretraining
+from k3m_jax.objectives.objective import objective_of
 from k3m_jax.objectives.sums import Sum, safe_ratio
 from k3m_jax.training.optimizer import learning_rate, make_optimizer
 from k3m_jax.training.state import State
@@ -51,15 +51,16 @@ def train_step(
     """
     settings = network.settings
     objectives, count = settings.objectives, settings.training.accumulation
-    whole = pretraining.weights(batch)  # a micro-batch's own weights would average averages
+    objective = objective_of(settings.task)
+    whole = objective.weights(batch)  # a micro-batch's own weights would average averages
     temperature = gumbel_temperature(network, state.step)
     step_key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
 
     def loss(params, micro, key):
         noise, negatives = jax.random.split(key)
         outputs = network.apply(params, micro, temperature=temperature, key=noise)
-        sums = pretraining.sums(outputs, micro, objectives, negatives)
-        return pretraining.total(sums, whole, objectives), sums
+        sums = objective.sums(outputs, micro, objectives, negatives)
+        return objective.total(sums, whole, objectives), sums
 
     differentiate = jax.value_and_grad(loss, has_aux=True)
     if count == 1:
@@ -75,7 +76,7 @@ def train_step(
         gradient, sums = jax.lax.scan(accumulate, zeros, micros)
         sums = jax.tree.map(lambda x: x.sum(0), sums)
 
-    total = pretraining.total(sums, whole, objectives)
+    total = objective.total(sums, whole, objectives)
     norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(total) & jnp.isfinite(norm)
     direction, opt_state = make_optimizer(settings.optimizer).update(
@@ -91,7 +92,7 @@ def train_step(
     skipped = state.skipped + jnp.where(finite, 0, 1)
     metrics = {
         "loss": total,
-        **_means(sums),
+        **_means(sums, whole),
         "gradient_norm": norm,
         "learning_rate": rate,
         "temperature": temperature,
@@ -102,9 +103,9 @@ def train_step(
     return State(state.step + 1, params, opt_state, skipped), metrics
 
 
-def _means(sums: Mapping[str, Sum]) -> Metrics:
+def _means(sums: Mapping[str, Sum], losses: Container[str]) -> Metrics:
     """Losses as `mlm_loss` and so on, rates of right answers under their own names."""
     return {
-        f"{name}_loss" if name in pretraining.TASKS else name: safe_ratio(*value)
+        f"{name}_loss" if name in losses else name: safe_ratio(*value)
         for name, value in sums.items()
     }

@@ -1,0 +1,13 @@
+"""Fine-tuning to answer what value of a property an item has."""
+
+import ml_collections
+
+from configs import finetune_classification
+from configs.debug import variant
+
+
+def get_config(name: str = "") -> ml_collections.ConfigDict:
+    config = finetune_classification.get_config()
+    config.task.name = "questions"
+    config.objectives.lpm.negative_values = 15  # false candidates beside the true one
+    return variant(config, name)

@@ -1,0 +1,91 @@
+"""Any run, pretrained or fine-tuned, on products held out."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from etils import epath
+
+from k3m_jax.data.pipeline import Inputs, open_inputs
+from k3m_jax.data.shards import open_shards
+from k3m_jax.evaluation.evaluator import make_evaluator
+from k3m_jax.evaluation.report import Report
+from k3m_jax.evaluation.task_report import TaskReport
+from k3m_jax.experiments import fine_tuning
+from k3m_jax.experiments.raw_catalogues import open_sources
+from k3m_jax.model.task_network import network_of
+from k3m_jax.parallel.mesh import make_mesh
+from k3m_jax.settings import Data, Settings, UserError
+from k3m_jax.training.checkpoints import Meta, Which, load_params
+
+
+def measure_run(
+    settings: Settings,
+    meta: Meta,
+    workdir: epath.Path,
+    which: Which,
+    sources: Sequence[str] = (),
+) -> Report | TaskReport:
+    """The table of a checkpoint on `data.valid_split`, spoilt as `data.valid_corruption` says.
+
+    Args:
+      settings: of the run, with what is to be otherwise.
+      meta: of the run.
+      workdir: of the run.
+      which: checkpoint.
+      sources: to measure on, shards or folders of products as they come; () are the run's own. A
+        fine-tuned run learns its floors and its threshold from its own, a pretrained one from
+        these.
+
+    Raises:
+      UserError: something that can't be opened, another vocabulary, or a split that there is not.
+    """
+    if settings.task.downstream:
+        return _fine_tuned(settings, meta, workdir, which, sources)
+    if sources:
+        settings = dataclasses.replace(settings, data=_on(settings.data, sources, workdir))
+    inputs = opened(settings.data, meta, workdir)
+    mesh, network = make_mesh(settings.mesh), network_of(inputs.resolve(settings))
+    params, step = load_params(workdir, which, network, mesh)
+    measured = make_evaluator(network, mesh, inputs).measure(params)
+    return Report.of(measured, step, settings.data)
+
+
+def opened(data: Data, meta: Meta, workdir: epath.Path) -> Inputs:
+    """A run's data; raises UserError where the vocabulary is not the run's."""
+    inputs = open_inputs(data)
+    if inputs.tokenizer.fingerprint != meta.vocabulary:
+        raise UserError(f"--tokenizer: another vocabulary than that of the run in {workdir}")
+    return inputs
+
+
+def _fine_tuned(
+    settings: Settings, meta: Meta, workdir: epath.Path, which: Which, sources: Sequence[str]
+) -> TaskReport:
+    run, data = Settings.from_config(meta.settings), settings.data
+    own = dataclasses.replace(data, valid_split=run.data.valid_split)
+    settings = dataclasses.replace(settings, data=own)
+    inputs = opened(own, meta, workdir)
+    held_out = open_sources(sources, inputs.shard_sets[0], workdir)
+    mesh, network = make_mesh(settings.mesh), network_of(inputs.resolve(settings))
+    params, step = load_params(workdir, which, network, mesh)
+    return fine_tuning.measure(
+        network,
+        mesh,
+        inputs,
+        params,
+        step,
+        data.valid_split,
+        data.valid_corruption,
+        held_out,
+    )
+
+
+def _on(data: Data, sources: Sequence[str], workdir: epath.Path) -> Data:
+    """The run's data on other sources, which bring their own tokenizer if they were built."""
+    own = open_shards(data.sources[0])
+    found = open_sources(sources, own, workdir)
+    tokenizer = data.tokenizer
+    if not tokenizer and found[0].tokenizer_folder is None and own.tokenizer_folder:
+        tokenizer = str(own.tokenizer_folder)
+    folders = tuple(str(shards.folder) for shards in found)
+    return dataclasses.replace(data, sources=folders, weights=(), tokenizer=tokenizer)

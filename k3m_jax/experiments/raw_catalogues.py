@@ -1,0 +1,58 @@
+"""Folders of products as they come, for a run to be measured on: built into shards that fit it."""
+
+import hashlib
+from collections.abc import Sequence
+
+from etils import epath
+
+from k3m_jax.data.align_pairs import PAIRS
+from k3m_jax.data.build_arguments import BuildArguments
+from k3m_jax.data.building import build
+from k3m_jax.data.shards import ShardSet, open_shards
+from k3m_jax.settings import UserError
+
+PRODUCTS = "products.jsonl"
+
+
+def open_sources(sources: Sequence[str], own: ShardSet, workdir: epath.Path) -> list[ShardSet]:
+    """Opens data sets; of a folder with a products.jsonl, one built of it.
+
+    It is built once, in the run's folder, with the picture sizes and the classes of the run's own
+    data set; a folder whose texts have changed is built anew.
+
+    Args:
+      sources: folders of either kind.
+      own: a data set that the run learned from.
+      workdir: of the run.
+
+    Raises:
+      UserError: one can't be opened or built.
+    """
+    return [
+        _built(folder, own, workdir)
+        if (epath.Path(folder) / PRODUCTS).exists()
+        else open_shards(folder)
+        for folder in sources
+    ]
+
+
+def _built(source: str, own: ShardSet, workdir: epath.Path) -> ShardSet:
+    if own.info.front_end != "patches":
+        raise UserError(
+            f"{source} is a catalogue without region features, and the run looks at regions: name "
+            "shards, python -m launch.build_shards --front_end=regions"
+        )
+    digest = hashlib.blake2b(own.info.fingerprint.encode(), digest_size=8)
+    for name in (PRODUCTS, PAIRS):
+        if (path := epath.Path(source) / name).exists():
+            digest.update(path.read_bytes())
+    arguments = BuildArguments(
+        "jsonl",
+        source,
+        str(workdir / "catalogues" / digest.hexdigest()),
+        image_size=own.info.image_size,
+        patch_size=own.info.patch_size,
+        vocabulary_size=0,  # the run has its own
+        codebook=str(own.folder),
+    )
+    return open_shards(arguments.folder) if arguments.folder.exists() else build(arguments)

@@ -1,0 +1,195 @@
+"""Fine-tuning by the same loop: what its batches hold, what it takes over, that it learns."""
+
+import dataclasses
+import functools
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from k3m_jax.data.align_pairs import Pair
+from k3m_jax.data.pipeline import train_batches
+from k3m_jax.experiments import fine_tuning
+from k3m_jax.model.task_network import TaskNetwork, network_of, split_params
+from k3m_jax.model.weights_file import flat
+from k3m_jax.objectives import downstream
+from k3m_jax.parallel.mesh import make_mesh
+from k3m_jax.settings import Corruption, Mesh, Task, UserError
+from k3m_jax.training.compilation import Program
+from tests import products as made
+from tests.test_tasks import shards_of
+from tests.tiny import TINY, released
+
+TASKS = ("classification", "alignment", "questions")
+
+
+def item(number):
+    """The title alone tells the colour."""
+    name = made.COLOURS[number % 4]
+    triples = [("brand", made.BRANDS[number // 4 % 3]), ("colour", name)]
+    return made.record(number, triples, title=f"{name} thing", category=name)
+
+
+@pytest.fixture(scope="module")
+def given():
+    items = {"train": [item(i) for i in range(48)], "valid": [item(i) for i in range(100, 116)]}
+    pairs = [
+        Pair(split, a["id"], b["id"], int(a["category"] == b["category"]), "", "", "")
+        for split, found in items.items()
+        for a, b in (*zip(found, found[4:], strict=False), *itertools.pairwise(found))
+    ]
+    return made.inputs(shards_of(items["train"], items["valid"], pairs))
+
+
+def settings_of(given, name, **changes):
+    asked = TINY.objectives
+    objectives = dataclasses.replace(
+        asked,
+        mlm=dataclasses.replace(asked.mlm, rate=0.0),
+        mom=dataclasses.replace(asked.mom, rate=0.0),
+        lpm=dataclasses.replace(asked.lpm, negative_values=5),
+    )
+    sides = {"first_shown": ("title",), "second_shown": ("title",)}
+    task = Task(name=name, hidden_properties=("colour",), **sides)
+    return made.settings_for(given, **{"objectives": objectives, "task": task, **changes})
+
+
+def batches(given, settings, count):
+    found = train_batches(settings, *given)
+    yield from itertools.islice(found, count)
+    found.close()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_nothing_is_masked_and_every_example_is_labelled(given, name):
+    settings = settings_of(given, name)
+    for batch in batches(given, settings, 3):
+        assert not batch["mlm_weights"].any()
+        assert not batch["region_hidden"].any()
+        assert not batch["mom_weights"].any()
+        weights = batch["label_weights"].reshape(-1, 2 if name == "alignment" else 1)
+        assert weights[:, 0].all()
+        assert not weights[:, 1:].any()
+
+
+def test_labels_are_those_of_the_rows(given):
+    settings = settings_of(given, "classification")
+    (batch,) = batches(given, settings, 1)
+    for tokens, label in zip(batch["title_tokens"], batch["label"], strict=True):
+        assert settings.task.classes[label] in given.tokenizer.decode(tokens)
+
+
+def test_a_pair_is_two_rows_side_by_side(given):
+    (batch,) = batches(given, settings_of(given, "alignment"), 1)
+    words = [given.tokenizer.decode(tokens).split() for tokens in batch["title_tokens"]]
+    colours = [next(w for w in text if w in made.COLOURS) for text in words]
+    same = [a == b for a, b in zip(colours[::2], colours[1::2], strict=True)]
+    assert same == (batch["label"][::2] == 1).tolist()
+
+
+def test_candidates_are_of_the_property_and_of_others_the_true_one_first(given):
+    asked = {"colour": set(made.COLOURS), "brand": set(made.BRANDS)}
+    seen = set()
+    for batch in batches(given, settings_of(given, "questions"), 2):
+        for row, tokens in enumerate(batch["link_tokens"]):
+            texts = [given.tokenizer.decode(x[1:3]).split() for x in tokens]
+            usable = [True, *(batch["link_value_weights"][row] > 0)]
+            used = list(itertools.compress(texts, usable))
+            (name,) = {text[0] for text in used}
+            seen.add(name)
+            own = [text[1] in asked[name] for text in used]
+            assert own[0]
+            assert 0 < sum(own[1:]) <= 3
+            assert not all(own)
+            shown = given.tokenizer.decode(batch["knowledge_tokens"][row]).split()
+            assert not {name, used[0][1]} & set(shown)
+    assert seen == set(asked)
+
+
+def test_a_task_masks_nothing():
+    with pytest.raises(UserError, match="masks nothing"):
+        dataclasses.replace(TINY, task=Task(name="classification")).check()
+
+
+@pytest.mark.parametrize("release", [False, True])
+def test_the_head_is_added_to_the_models_own_parameters(given, release):
+    settings = settings_of(given, "questions")
+    settings = released(settings) if release else settings
+    network = network_of(settings)
+    assert isinstance(network, TaskNetwork)
+    assert network_of(dataclasses.replace(settings, task=Task())) == network.backbone
+    shapes = jax.eval_shape(network.init_params, jax.random.key(0))
+    own = jax.eval_shape(network.backbone.init_params, jax.random.key(0))
+    model, head = split_params(shapes)
+    assert flat(model).keys() == flat(own).keys()
+    assert head
+
+
+def test_a_pair_is_asked_once():
+    logits = jnp.array([2.0, -1.0])
+    batch = {"label": jnp.array([1, 0, 1, 0]), "label_weights": jnp.array([1.0, 0, 1, 0])}
+    sums = downstream.sums_of("alignment")(logits, batch, TINY.objectives, None)
+    wanted = np.log1p(np.exp(-2.0)) + np.log1p(np.exp(1.0))
+    assert sums["task"].total == pytest.approx(wanted)
+    assert tuple(sums["task_accuracy"]) == (1, 2)
+    assert downstream.weights(batch)["task"] == sums["task"].weight
+
+
+def test_candidates_that_there_are_not_take_no_part():
+    scores = jnp.array([[1.0, 9.0, 0.0], [0.0, 5.0, 5.0]])
+    usable = jnp.array([[0.0, 1], [0, 0]])
+    loss, right = downstream.candidate_cross_entropy(scores, usable, jnp.ones(2))
+    assert loss.total == pytest.approx(np.log(1 + np.exp(-1.0)))
+    assert (loss.weight, right.total) == (1, 1)
+    gradient = jax.grad(
+        lambda x: downstream.candidate_cross_entropy(x, usable, jnp.ones(2))[0].total
+    )(scores)
+    assert jnp.isfinite(gradient).all()
+    assert not gradient[1].any()
+
+
+@pytest.fixture(scope="module")
+def learned(given):
+    """By task: its program, the parameters after some steps, what was measured before and after."""
+    training = dataclasses.replace(TINY.training, steps=60, batch=16)
+    optimizer = dataclasses.replace(TINY.optimizer, learning_rate=3e-3)
+
+    @functools.cache
+    def of(name):
+        settings = settings_of(given, name, training=training, optimizer=optimizer)
+        program = Program(network_of(settings), make_mesh(Mesh(data=1)))
+        evaluate = fine_tuning.evaluator_of(program.network, program.mesh, given)
+        state = program.init()
+        before = evaluate(state.params)
+        for batch in batches(given, settings, training.steps):
+            state, _ = program.step(state, program.place(batch))
+        return program, state.params, before, evaluate(state.params)
+
+    return of
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "metric"), [("classification", "accuracy"), ("questions", "mrr")])
+def test_learns(learned, name, metric):
+    _, _, before, after = learned(name)
+    assert after["loss"] < before["loss"]
+    assert after[metric] > max(before[metric], 0.6)
+
+
+@pytest.mark.slow
+def test_is_measured_beside_the_floors(given, learned, tmp_path):
+    program, params, _, after = learned("classification")
+    clean, without = (
+        fine_tuning.measure(program.network, program.mesh, given, params, 60, "valid", corruption)
+        for corruption in (Corruption(), Corruption("TMR", 1.0))
+    )
+    assert clean.rows[0].value == after["accuracy"]
+    assert without.rows[0].value < clean.rows[0].value - 0.1
+    floors = {"majority": 0.25, "title naive Bayes": 1.0}
+    assert clean.rows[0].floors.items() >= floors.items()
+    names = clean.write(tmp_path)
+    assert names[0] == "evaluation-classification-valid.json"
+    assert json.loads((tmp_path / names[0]).read_text())["checkpoint"] == 60
