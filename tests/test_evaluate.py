@@ -46,9 +46,9 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
-def evaluate(*arguments):
+def evaluate(*arguments, module="launch.evaluate"):
     return subprocess.run(
-        [sys.executable, "-m", "launch.evaluate", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         env=os.environ,
         capture_output=True,
@@ -89,3 +89,17 @@ def test_mistakes_are_told_in_one_line(run, arguments, said):
     assert done.returncode == EXIT_USER_ERROR
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_probe_writes_a_table_for_each_setting(run):
+    arguments = ["--task=classification", "--split=valid", "--corruption=clean,TMR50"]
+    done = evaluate(f"--workdir={run}", *arguments, module="launch.probe")
+    assert done.returncode == 0, done.stderr
+    names = ("probe-classification-valid", "probe-classification-valid-TMR50")
+    clean, spoilt = (json.loads((run / f"{name}.json").read_text()) for name in names)
+    assert clean["examples"] == spoilt["examples"] > 0
+    assert set(clean["metrics"]) == {"accuracy"}
+    assert "title naive Bayes" in done.stdout
+    done = evaluate(f"--workdir={run}", "--task=ranking", module="launch.probe")
+    assert done.returncode == EXIT_USER_ERROR
+    assert "task.name: 'ranking' is not one of" in done.stderr

@@ -157,6 +157,32 @@ def test_sides_of_a_pair_show_what_they_are_told_to(shards, given):
     assert third["id"] == shards.source("train")[1]["id"]
 
 
+@pytest.mark.parametrize(
+    ("sides", "asked_of"),
+    [
+        ((("title",), ("title", "image")), []),
+        ((("image",), ("image",)), ["v"]),
+        ((("title",), ("image",)), ["v", ""]),
+    ],
+)
+def test_an_item_is_not_paired_with_its_own_text_or_picture(shards, sides, asked_of):
+    """By the same text, or picture, anyone can tell."""
+    item = shards.source("train")[0]["id"]
+    own = shards_of(
+        shards.source("train"),
+        (),
+        [Pair("train", item, item, 1, "", "", x) for x in asked_of or "v"],
+        shards.views,
+    )
+    task = Task(name="alignment", first_shown=sides[0], second_shown=sides[1])
+    table = made.inputs(own).table
+    if not asked_of:
+        with pytest.raises(UserError, match="the same twice"):
+            tasks.examples(task, own, "train", table)
+        return
+    assert [row.view for row in tasks.examples(task, own, "train", table).rows[1::2]] == asked_of
+
+
 def test_corruption_reaches_a_further_picture(shards, given):
     found = asked(shards, given, name="alignment")
     assert records(shards, found, Corruption("IMR", 1.0))[1]["picture"] == b""

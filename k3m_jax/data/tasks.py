@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from k3m_jax.data.align_pairs import Pair
 from k3m_jax.data.links import UNKNOWN, LinkTable, normalised
 from k3m_jax.data.shards import ShardSet
 from k3m_jax.settings import Modality, Task, UserError
@@ -128,11 +129,22 @@ def _alignment(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Ex
         if pair.a not in places or pair.b not in places:
             found.left_out["of other catalogues"] += 1
             continue
+        if _shows_itself(task, pair):
+            found.left_out["of one item that would show the same twice"] += 1
+            continue
         (a, product), (b, _) = places[pair.a], places[pair.b]
         first = Row(a, task.first_shown, hidden, view=pair.a_image, label=pair.label)
         second = Row(b, task.second_shown, hidden, view=pair.b_image, label=UNKNOWN)
         _add(found, product, first, second)
     return found
+
+
+def _shows_itself(task: Task, pair: Pair) -> bool:
+    """Whether one look at both sides, text or picture, tells that they are one item."""
+    if pair.a != pair.b:
+        return False
+    both = set(task.first_shown) & set(task.second_shown)
+    return bool(both & {"title", "knowledge"} or (both and pair.a_image == pair.b_image))
 
 
 def _questions(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Examples:

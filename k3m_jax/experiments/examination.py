@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from k3m_jax.data.batch import batch_spec
 from k3m_jax.data.links import LinkTable
 from k3m_jax.data.pipeline import Inputs
 from k3m_jax.data.shards import ShardSet
@@ -15,7 +14,6 @@ from k3m_jax.evaluation.task_metrics import best_threshold
 from k3m_jax.evaluation.task_report import Row, TaskReport
 from k3m_jax.experiments.asked import Asked
 from k3m_jax.experiments.judges import Judge, Sight
-from k3m_jax.objectives import pretraining
 from k3m_jax.settings import Corruption, Data, Settings, Task
 
 CLEAN = Corruption()
@@ -87,6 +85,7 @@ class Examination:
         scale: Scale,
         notes: Mapping[str, Any],
         train_corruption: Corruption = CLEAN,
+        norm: str = "",
     ):
         """Reads what the floors learn from.
 
@@ -101,13 +100,15 @@ class Examination:
           scale: embeddings [N, D] -> what the head reads.
           notes: of `TaskReport`.
           train_corruption: of the items that the head learned from.
+          norm: of link prediction's energy, where the model has learned it; "" leaves out what
+            embeddings say without a head.
         """
         self._kind, self._settings, self._checkpoint = kind, settings, checkpoint
         self._embedder, self._judge, self._params = embedder, judge, params
         self._splits, self._scale, self._notes = splits, scale, notes
         self._known = splits.train.surface(train_corruption)
         self._sampling = Resampling(splits.asked.products)
-        self._linked = "lpm" in pretraining.tasks(batch_spec(settings, 1))
+        self._norm = norm
         self._thresholds = self._choose() if judge.needs_threshold else {}
 
     def report(self, corruption: Corruption) -> TaskReport:
@@ -138,9 +139,8 @@ class Examination:
         )
         beside = dict(zip(list(scores)[1:], floors, strict=True))
         rows = [self._row(metric, metric, each, beside) for metric, each in model.items()]
-        if self._linked:
-            norm = self._settings.objectives.lpm.norm
-            for called, statistics in judge.without_head(asked, c, norm).items():
+        if self._norm:
+            for called, statistics in judge.without_head(asked, c, self._norm).items():
                 rows += [
                     self._row(f"{called} {metric}", metric, each, beside)
                     for metric, each in statistics.items()

@@ -19,7 +19,7 @@ from k3m_jax.parallel.shardings import unbox
 from k3m_jax.training.optimizer import decay_mask
 
 PENALTIES = (1e-6, 1e-4, 1e-2, 1e-1)  # half their sum of squares is added; not of biases
-STEPS = 400
+STEPS = 1000
 BATCH = 128  # examples of a step
 RATE = 1e-2  # of Adam, falling to 0 as a cosine
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from k3m_jax.data.batch import batch_spec, unquestioning
 from k3m_jax.data.pipeline import Inputs
 from k3m_jax.data.shards import ShardSet
 from k3m_jax.data.tasks import with_classes
@@ -18,6 +19,7 @@ from k3m_jax.experiments.examination import CLEAN, Examination, Splits
 from k3m_jax.experiments.head_fitting import fit
 from k3m_jax.experiments.judges import make_judge
 from k3m_jax.model.task_heads import Head
+from k3m_jax.objectives import pretraining
 from k3m_jax.settings import Corruption, Settings
 
 
@@ -84,6 +86,7 @@ def probe(
         "training items are spoilt": str(train_corruption) or "no",
         "penalty of the head": fitted.penalty,
     }
+    linked = "lpm" in pretraining.tasks(batch_spec(unquestioning(settings), 1))
     examination = Examination(
         "probe",
         settings,
@@ -95,5 +98,6 @@ def probe(
         scale,
         notes,
         train_corruption,
+        settings.objectives.lpm.norm if linked else "",
     )
     yield from map(examination.report, corruptions)

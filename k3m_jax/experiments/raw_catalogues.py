@@ -1,14 +1,15 @@
 """Folders of products as they come, for a run to be measured on: built into shards that fit it."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from absl import logging
 from etils import epath
 
 from k3m_jax.data.align_pairs import PAIRS
 from k3m_jax.data.build_arguments import BuildArguments
 from k3m_jax.data.building import build
-from k3m_jax.data.shards import ShardSet, open_shards
+from k3m_jax.data.shards import REJECTS, ShardSet, open_shards
 from k3m_jax.settings import UserError
 
 PRODUCTS = "products.jsonl"
@@ -18,7 +19,7 @@ def open_sources(sources: Sequence[str], own: ShardSet, workdir: epath.Path) -> 
     """Opens data sets; of a folder with a products.jsonl, one built of it.
 
     It is built once, in the run's folder, with the picture sizes and the classes of the run's own
-    data set; a folder whose texts have changed is built anew.
+    data set; a folder of which a text or a picture's size has changed is built anew.
 
     Args:
       sources: folders of either kind.
@@ -42,17 +43,38 @@ def _built(source: str, own: ShardSet, workdir: epath.Path) -> ShardSet:
             f"{source} is a catalogue without region features, and the run looks at regions: name "
             "shards, python -m launch.build_shards --front_end=regions"
         )
-    digest = hashlib.blake2b(own.info.fingerprint.encode(), digest_size=8)
-    for name in (PRODUCTS, PAIRS):
-        if (path := epath.Path(source) / name).exists():
-            digest.update(path.read_bytes())
     arguments = BuildArguments(
         "jsonl",
         source,
-        str(workdir / "catalogues" / digest.hexdigest()),
+        str(workdir / "catalogues" / _digest(epath.Path(source), own)),
         image_size=own.info.image_size,
         patch_size=own.info.patch_size,
         vocabulary_size=0,  # the run has its own
         codebook=str(own.folder),
     )
-    return open_shards(arguments.folder) if arguments.folder.exists() else build(arguments)
+    made = open_shards(arguments.folder) if arguments.folder.exists() else build(arguments)
+    if made.info.rejects:
+        told = ", ".join(f"{count} {reason}" for reason, count in made.info.rejects.items())
+        logging.warning("%s: set aside %s; see %s", source, told, made.folder / REJECTS)
+    return made
+
+
+def _digest(folder: epath.Path, own: ShardSet) -> str:
+    """A name for what is built of a folder as it is now."""
+    digest = hashlib.blake2b(own.info.fingerprint.encode(), digest_size=8)
+    for path in (folder / PRODUCTS, folder / PAIRS):
+        digest.update(path.read_bytes() if path.exists() else b"")
+    for path in _files(folder):
+        digest.update(
+            f"{path.relative_to(folder)}\0{path.stat().length}\0".encode(errors="surrogateescape")
+        )
+    return digest.hexdigest()
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    """All files below a folder, in a fixed order."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path
