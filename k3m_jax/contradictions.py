@@ -52,7 +52,7 @@ def check(s: Settings) -> None:
         raise UserError(
             f"data.weights has {len(d.weights)} numbers for {len(d.sources)} data.sources"
         )
-    if max(s.lengths.title, s.lengths.knowledge, s.lengths.candidate) > s.model.positions:
+    if max(s.text_length, s.lengths.knowledge, s.lengths.candidate) > s.model.positions:
         raise UserError(f"model.positions {s.model.positions} is less than a text in lengths.*")
     if s.model.fusion.temperature_end > s.model.fusion.temperature_start:
         raise UserError(
@@ -108,7 +108,18 @@ def _check_task(s: Settings) -> None:
 
 
 def _check_preset(s: Settings) -> None:
-    """The schedule and the structure aggregation are those of the preset."""
+    """The schedule, the structure aggregation and the widths are those of the preset."""
+    if s.model.knowledge_text and s.model.preset in ("paper", "release"):
+        raise UserError(
+            f"model.knowledge_text: model.preset {s.model.preset!r} encodes triples by themselves, "
+            "leave it at False"
+        )
+    widths = {s.model.text.width, s.model.image.width, s.model.interactor.width}
+    if s.model.preset == "lxmert" and len(widths) > 1:
+        raise UserError(
+            "model.preset 'lxmert' has one width: set model.text.width, model.image.width and "
+            "model.interactor.width to the same number"
+        )
     blocks = s.model.interactor.blocks
     released = s.model.preset == "release"
     for key, schedule, layers in (

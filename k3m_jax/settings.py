@@ -149,9 +149,11 @@ RELEASED_STRUCTURE = Structure(**contradictions.RELEASED_STRUCTURE)
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """Sizes and modes of K3M."""
+    """Sizes and modes of K3M, or of a baseline."""
 
-    preset: Literal["paper", "release"] = "paper"  # the method, or the authors' public code
+    # The method, the authors' public code, or a baseline (docs/baselines.md).
+    preset: Literal["paper", "release", "bert", "vilbert", "vlbert", "lxmert"] = "paper"
+    knowledge_text: bool = False  # baselines alone, +PKG: the triples are text behind the title
     text: Encoder = Encoder(layers=12, width=768, heads=12, mlp=3072)
     image: Encoder = Encoder(layers=6, width=1024, heads=8, mlp=1024)
     interactor: Interactor = Interactor()
@@ -370,6 +372,17 @@ class Settings:
         )
         settings.check()
         return settings
+
+    @property
+    def text_length(self) -> int:
+        """T: tokens of a title, with those of the triples behind it where `knowledge_text`."""
+        return self.lengths.title + self.model.knowledge_text * self.lengths.knowledge
+
+    @property
+    def region_outputs(self) -> int:
+        """What MOM predicts of a region: C class logits, or F features."""
+        kl = self.objectives.mom.variant == "kl"
+        return self.image.classes if kl else self.image.input_dim
 
     def check(self) -> None:
         """Raises UserError for the first contradiction, named by its keys."""

@@ -15,6 +15,7 @@ from k3m_jax.training.state import init_state
 
 PODS = {"tpu_v5e_256": (16, 16, 1), "tpu_v5p_128": (16, 8, 1)}
 NAMES = (
+    "baselines",
     "k3m_base",
     "k3m_release",
     "quickstart",

@@ -234,6 +234,8 @@ def test_what_does_not_fit_is_told(folder, tensors, tmp_path):
     patches = dataclasses.replace(fitting(), image=TINY.image)
     with pytest.raises(UserError, match=r"--config\.image\.front_end=regions"):
         read_params("vilbert", folder, patches)
+    with pytest.raises(UserError, match=r"model\.preset 'bert' has not: set model\.preset"):
+        read_params("vilbert", folder, fitting(preset="bert"))
     linked = "bert.encoder.v_layer.0.attention.self.dyLinear_q.weight"
     more = write(tmp_path, tensors | {linked: np.zeros((DV, D), np.float32)})
     with pytest.raises(UserError, match=f"{linked} is no name of ViLBERT"):

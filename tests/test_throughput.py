@@ -15,7 +15,16 @@ from k3m_jax.training.throughput import Stopwatch
 
 
 @pytest.mark.parametrize(
-    ("fusion", "preset"), [("hard", "paper"), ("soft", "paper"), ("soft", "release")]
+    ("fusion", "preset"),
+    [
+        ("hard", "paper"),
+        ("soft", "paper"),
+        ("soft", "release"),
+        ("mean", "bert"),
+        ("mean", "vilbert"),
+        ("mean", "vlbert"),
+        ("mean", "lxmert"),
+    ],
 )
 def test_the_formula_counts_what_the_compiler_counts(fusion, preset):
     """Of one layer each, for the compiler counts the body of a scan once; wide enough that matrix
@@ -32,6 +41,9 @@ def test_the_formula_counts_what_the_compiler_counts(fusion, preset):
     )
     if preset == "release":
         settings = of_the_release(settings, fusion)
+    elif preset != "paper":
+        how = {"preset": preset, "knowledge_text": True, "positions": 24}
+        settings = tiny_settings(model=dataclasses.replace(settings.model, **how))
     network, rows = Network(settings), settings.objectives.group
     params = jax.eval_shape(lambda: unbox(network.init_params(jax.random.key(0))))
     lowered = jax.jit(network.apply).lower(params, random_batch(settings, rows))

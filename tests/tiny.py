@@ -57,6 +57,12 @@ def released(settings: s.Settings, mode: str = "hard") -> s.Settings:
     return changed
 
 
+def baseline(preset: str, *, knowledge_text: bool = False) -> s.Settings:
+    """The settings of a baseline; its text is K3M's title, or its title and knowledge together."""
+    how = {"preset": preset, "knowledge_text": knowledge_text, "positions": 24}
+    return tiny_settings(model=dataclasses.replace(TINY.model, **how))
+
+
 @functools.cache
 def tiny_program(settings: s.Settings = TINY, *mesh: int) -> Program:
     """Compiled once for all tests; `mesh` is (data, fsdp, tensor), and one device if left out."""

@@ -28,13 +28,16 @@ def collate(
         name: np.zeros(shape, dtype)
         for name, (shape, dtype) in batch_spec(settings, len(examples)).items()
     }
-    arrays["region_boxes"][:, 0] = (0, 0, 1, 1, 1)
+    if "region_boxes" in arrays:
+        arrays["region_boxes"][:, 0] = (0, 0, 1, 1, 1)
     for row, example in enumerate(examples):
         if example is not None:
             batch = {name: array[row] for name, array in arrays.items()}
             _write_title(batch, example)
-            _write_regions(batch, example, settings.objectives.mom.variant == "kl")
-            _write_knowledge(batch, example)
+            if "region_mask" in arrays:
+                _write_regions(batch, example, settings.objectives.mom.variant == "kl")
+            if "triple_mask" in arrays:
+                _write_knowledge(batch, example)
             if "value_targets" in arrays:
                 _write_values(batch, example)
             if "link_tokens" in arrays:
@@ -68,7 +71,7 @@ def _write_title(row: dict[str, np.ndarray], example: Example) -> None:
     t, m = len(example.title), len(example.mlm_positions)
     row["title_tokens"][:t] = example.title
     row["title_mask"][:t] = True
-    row["title_content"][1 : t - 1] = t > 0
+    row["title_content"][:t] = example.title_content
     row["mlm_positions"][:m] = example.mlm_positions
     row["mlm_targets"][:m] = example.mlm_targets
     row["mlm_weights"][:m] = 1

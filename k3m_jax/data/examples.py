@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from k3m_jax.data import links, masking
-from k3m_jax.data.batch import batch_spec, masked_tokens
+from k3m_jax.data.batch import batch_parts, masked_tokens
 from k3m_jax.data.corruption import told
 from k3m_jax.data.knowledge import (
     Candidates,
@@ -26,13 +26,16 @@ class Example:
     """What a row of a batch is made of. Lengths are its own: n regions, t tokens, m asked."""
 
     record: Mapping[str, Any]
-    title: np.ndarray  # int32 [t], [CLS] and [SEP] included, masked; [0] where absent
+    # int32 [t], [CLS] and [SEP] included, masked; [0] where absent. With `knowledge_text` the
+    # triples stand behind it: [CLS] title [SEP] property value property value … [SEP].
+    title: np.ndarray
+    title_content: np.ndarray  # bool [t], not special
     mlm_positions: np.ndarray  # [m], ascending
     mlm_targets: np.ndarray  # [m]
     regions: Regions | None  # None where absent
     region_asked: np.ndarray  # bool [n]
     region_hidden: np.ndarray  # bool [n]
-    knowledge: KnowledgeText
+    knowledge: KnowledgeText  # `knowledge_text`: what of it stands behind the title
     value_positions: Sequence[int]  # `release`: what is masked of the knowledge text …
     value_targets: Sequence[int]  # … and what stood there
     question: links.Question | None
@@ -55,15 +58,14 @@ class Prepare:
     ):
         self._lengths, self._objectives = settings.lengths, settings.objectives
         self._tokenizer, self._table, self._training = tokenizer, table, training
-        self._released = settings.model.preset == "release"
-        self._asks = "link_tokens" in batch_spec(settings, 1)
-        self._limit = masked_tokens(settings.lengths.title, settings.objectives.mlm.rate)
+        self._parts = batch_parts(settings)
+        self._knowledge_text = settings.model.knowledge_text
+        self._limit = masked_tokens(settings)
 
     def __call__(self, record: Mapping[str, Any], rng: np.random.Generator) -> Example:
         """A record with `regions` (see `regions.ReadRegions`) -> its example."""
         # A stream for each, so that a title or picture that is missing changes nothing else.
         title_rng, region_rng, link_rng = map(np.random.default_rng, rng.integers(2**63, size=3))
-        title, positions, targets = self._title(record["title"], title_rng)
         regions = record["regions"]
         boxes = regions.boxes if regions else np.zeros((0, 4), np.float32)
         asked, hidden = masking.mask_regions(
@@ -73,7 +75,7 @@ class Prepare:
         triples = list(zip(record["properties"], record["values"], strict=True))
         ids = [self._table.id(name, value) for name, value in triples]
         question, foreign = None, []
-        if self._asks:
+        if "links" in self._parts:
             count = self._objectives.lpm.negative_values
             own = -(-count // 2) if "asked" in record else count
             question = links.ask(_askable(record, ids), self._table, own, link_rng)
@@ -81,7 +83,7 @@ class Prepare:
                 # Among a hundred candidates are values of other properties, too (docs/tasks.md).
                 lacking = count - len(question.false)
                 foreign = links.foreign_values(question.target, self._table, lacking, link_rng)
-        shown = told(record)
+        shown = told(record) if self._knowledge_text or "triples" in self._parts else []
         if question:
             # Every copy of the asked pair goes, and whatever has the same tokens, or the answer
             # could be read off the knowledge text.
@@ -89,11 +91,14 @@ class Prepare:
             shown = [triple for triple in shown if self._terms(triple) != answer]
         if self._training:
             shown = [shown[i] for i in link_rng.permutation(len(shown))]
-        asks_for_values = self._released and "asked" not in record
+        asks_for_values = "values" in self._parts and "asked" not in record
         knowledge, value_positions, value_targets = self._knowledge(shown, asks_for_values)
+        behind = knowledge.tokens[1:-1] if self._knowledge_text else ()
+        title, content, positions, targets = self._text(record["title"], behind, title_rng)
         return Example(
             record=record,
             title=title,
+            title_content=content,
             mlm_positions=positions,
             mlm_targets=targets,
             regions=regions,
@@ -113,7 +118,11 @@ class Prepare:
         """The text of triples; where it is `masked`, what is in it and what stood there."""
         lengths = self._lengths
         text = knowledge_text(
-            triples, self._tokenizer, lengths.knowledge, lengths.triples, marks=self._released
+            triples,
+            self._tokenizer,
+            lengths.knowledge,
+            lengths.triples,
+            marks="values" in self._parts,
         )
         return mask_values(text, self._tokenizer.mask) if masked else (text, (), ())
 
@@ -138,14 +147,25 @@ class Prepare:
         false = range(len(true), len(pairs))
         return texts.take([0, *(row for row in false if readings[row] not in believed)])
 
-    def _title(
-        self, text: str, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens [t], the positions asked for [m] and what stood there [m]."""
+    def _text(
+        self, title: str, behind: Sequence[int], rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens [t], which are content [t], the positions asked for [m], what stood there [m].
+
+        A title and the content `behind` it end in [SEP] each; of what is absent there is nothing.
+        """
         tokenizer = self._tokenizer
-        content = np.array(tokenizer.encode(text)[: self._lengths.title - 2], np.int32)
+        parts = [tokenizer.encode(title)[: self._lengths.title - 2], behind]
+        tokens, special = [tokenizer.cls], [True]
+        for part in filter(len, parts):
+            tokens += [*part, tokenizer.sep]
+            special += [*(False for _ in part), True]
+        if len(tokens) == 1:
+            tokens, special = [], []
+        whole, content = np.array(tokens, np.int32), ~np.array(special, bool)
+        places = np.flatnonzero(content)
         masked, chosen = masking.mask_tokens(
-            content,
+            whole[places],
             self._objectives.mlm.rate,
             self._limit,
             tokenizer.mask,
@@ -153,10 +173,10 @@ class Prepare:
             rng,
             training=self._training,
         )
-        targets = content[chosen]
-        if len(content):
-            masked = np.concatenate([[tokenizer.cls], masked, [tokenizer.sep]])
-        return masked, 1 + chosen, targets
+        asked = places[chosen]
+        targets = whole[asked]
+        whole[places] = masked
+        return whole, content, asked, targets
 
 
 def _askable(record: Mapping[str, Any], ids: Sequence[int]) -> Sequence[int]:

@@ -39,21 +39,22 @@ def describe(
     """
     arrays = {name: array[row] for name, array in batch.items()}
     record = examples[row].record
-    regions, triples = arrays["region_mask"][1:].sum(), arrays["triple_mask"].sum()
-    picture = (
-        f"{regions} regions, {int(arrays['mom_weights'].sum())} asked for, "
-        f"{arrays['region_hidden'].sum()} hidden"
-    )
     lines = [
         f"row {row}: {record['id']}, product {record['product']}",
         f"  title      {_title(arrays, tokenizer) or 'absent'}",
-        f"  picture    {picture if regions else 'absent'}",
-        f"  knowledge  {_knowledge(arrays, tokenizer) if triples else 'absent'}"
-        f"  ({triples} of {len(record['values'])} triples)",
     ]
+    if "region_mask" in arrays:
+        lines.append(f"  picture    {_picture(arrays) or 'absent'}")
+    if "triple_mask" in arrays:
+        lines.append(
+            f"  knowledge  {_knowledge(arrays, tokenizer) or 'absent'}"
+            f"  ({arrays['triple_mask'].sum()} of {len(record['values'])} triples)"
+        )
     if "value_weights" in arrays:
         asked = int(arrays["value_weights"].sum())
         return "\n".join([*lines, f"  asked      {asked} tokens: all values but the first"])
+    if "link_tokens" not in arrays:
+        return "\n".join(lines)
     asked = list(_candidates(arrays, tokenizer))
     if not asked:
         return "\n".join([*lines, "  asked      nothing: the item has no triple"])
@@ -86,7 +87,7 @@ def draw(
             if column == 2:
                 wrapped = "\n".join(_wrap(texts[row], 80))
                 axis.text(0, 1, wrapped, va="top", fontsize=9, family=family, parse_math=False)
-            elif arrays["region_mask"].any():
+            elif "region_mask" in arrays and arrays["region_mask"].any():
                 _draw_regions(axis, arrays, _pixels(arrays, examples[row], settings), column == 1)
             else:
                 axis.text(0.5, 0.5, "no picture", ha="center", color="grey")
@@ -112,6 +113,12 @@ def _title(row: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> str:
             shown = f"[{shown}→{tokenizer.token(target)}]"
         words.append(shown)
     return " ".join(words)
+
+
+def _picture(row: Mapping[str, np.ndarray]) -> str:
+    regions = row["region_mask"][1:].sum()
+    asked, hidden = int(row["mom_weights"].sum()), row["region_hidden"].sum()
+    return f"{regions} regions, {asked} asked for, {hidden} hidden" if regions else ""
 
 
 def _knowledge(row: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> str:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from k3m_jax.data.batch import Batch
+from k3m_jax.model.baselines.baseline import BaselineOutputs
 from k3m_jax.model.image_encoder import region_features
 from k3m_jax.model.k3m import Outputs, Product
 from k3m_jax.model.released_k3m import ReleasedOutputs
@@ -32,18 +33,22 @@ class ConstantAnswer(NamedTuple):
     mom_prediction: np.ndarray
     value_logits: np.ndarray  # [V] log frequencies of the values' tokens that are asked for
 
-    def outputs(self, batch: Batch) -> Outputs | ReleasedOutputs:
+    def outputs(self, batch: Batch) -> Outputs | ReleasedOutputs | BaselineOutputs:
         """The answer to every question of a batch."""
         B, M = batch["mlm_targets"].shape
-        N = batch["mom_weights"].shape[1]
         nothing = Product(None, None, jnp.zeros((B, 1)), None)
         mlm = jnp.broadcast_to(self.mlm_logits, (B, M, len(self.mlm_logits)))
-        mom = jnp.broadcast_to(self.mom_prediction, (B, N, len(self.mom_prediction)))
+        if "mom_weights" not in batch:
+            return BaselineOutputs(nothing, mlm, None)
+        shape = (*batch["mom_weights"].shape, len(self.mom_prediction))
+        mom = jnp.broadcast_to(self.mom_prediction, shape)
         if "value_targets" in batch:
             shape = (*batch["value_targets"].shape, len(self.value_logits))
             values = jnp.broadcast_to(self.value_logits, shape)
             pairs, matches = jnp.zeros((B, 2, 2)), jnp.zeros((B, 2))
             return ReleasedOutputs(None, None, None, nothing, mlm, mom, values, pairs, matches)
+        if "link_tokens" not in batch:
+            return BaselineOutputs(nothing, mlm, mom)
         J = batch["link_tokens"].shape[1]
         return Outputs(nothing, mlm, mom, jnp.zeros((B, J, 1)), jnp.zeros((B, J, 1)))
 
@@ -71,6 +76,8 @@ def constant_answer(batches: Iterable[Batch], settings: Settings) -> ConstantAns
         np.add.at(tokens, batch["mlm_targets"][asked], 1)
         if "value_targets" in batch:
             np.add.at(values, batch["value_targets"][batch["value_weights"] > 0], 1)
+        if "region_mask" not in batch:
+            continue
         valid = batch["region_mask"][:, 1:]
         if variant == "kl":
             probs, ids = batch["class_probs"][valid], batch["class_ids"][valid]

@@ -56,12 +56,11 @@ class ImageEncoder(nn.Module):
     dtype: jnp.dtype
     remat: bool
     deterministic: bool
+    embed: type[nn.Module] = ImageEmbedding  # or another of the same fields and arguments
 
     def setup(self) -> None:
         """The embedding's parameters lie beside the layers."""
-        self.embedding = ImageEmbedding(
-            self.sizes.width, self.dropout, self.dtype, self.deterministic
-        )
+        self.embedding = self.embed(self.sizes.width, self.dropout, self.dtype, self.deterministic)
         nn.share_scope(self, self.embedding)
         self.layers = repeat(
             SelfAttentionLayer, self.sizes.layers, self.remat, **self._fields(), name="layers"

@@ -58,7 +58,7 @@ class CoAttentionBlock(nn.Module):
 
 
 class Interactor(nn.Module):
-    """A stack of co-attention blocks."""
+    """A stack of blocks in which two streams meet."""
 
     sizes: settings.Interactor
     text_width: int
@@ -68,11 +68,12 @@ class Interactor(nn.Module):
     remat: bool
     deterministic: bool
     image_axis: str = "image_embed"
+    block: type[nn.Module] = CoAttentionBlock  # or another of the same fields and arguments
 
     def setup(self) -> None:
         """The blocks."""
         self.blocks = repeat(
-            CoAttentionBlock, self.sizes.blocks, self.remat, **self._fields(), name="blocks"
+            self.block, self.sizes.blocks, self.remat, **self._fields(), name="blocks"
         )
 
     def __call__(
@@ -83,7 +84,7 @@ class Interactor(nn.Module):
 
     def stack(self) -> Stack:
         """The blocks, for a schedule that has something between them."""
-        return Stack.of(self.blocks, CoAttentionBlock, self.remat, **self._fields())
+        return Stack.of(self.blocks, self.block, self.remat, **self._fields())
 
     def _fields(self) -> dict[str, Any]:
         return {

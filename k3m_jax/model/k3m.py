@@ -11,9 +11,9 @@ from k3m_jax.model.fusion import Fusion
 from k3m_jax.model.heads import MaskedLanguageHead, MaskedObjectHead
 from k3m_jax.model.image_encoder import ImageEncoder
 from k3m_jax.model.interactor import Interactor
-from k3m_jax.model.layers import dense, table
+from k3m_jax.model.layers import dense, mean_position, table
 from k3m_jax.model.structure_aggregation import StructureAggregation
-from k3m_jax.model.text_encoder import TextEncoder, span_means
+from k3m_jax.model.text_encoder import TextEncoder, property_and_value, span_means
 from k3m_jax.settings import Settings
 
 
@@ -44,7 +44,7 @@ class K3M(nn.Module):
 
     def setup(self) -> None:
         """Submodules of `settings.model`'s sizes."""
-        model, image = self.settings.model, self.settings.image
+        model = self.settings.model
         self.dtype = jnp.dtype(model.dtype)
         how = {
             "dropout": model.dropout,
@@ -62,9 +62,8 @@ class K3M(nn.Module):
         self.image_map = dense(model.text.width, ("image_embed", "width"), self.dtype, "image_map")
         self.absent = self.param("absent", table("norm"), (model.text.width,))
         self.structure = StructureAggregation(model.structure, self.dtype)
-        classes = self.settings.objectives.mom.variant == "kl"
         self.mlm_head = MaskedLanguageHead(self.dtype)
-        self.mom_head = MaskedObjectHead(image.classes if classes else image.input_dim, self.dtype)
+        self.mom_head = MaskedObjectHead(self.settings.region_outputs, self.dtype)
 
     def __call__(self, batch: Batch, temperature: jax.Array | float) -> Outputs:
         """A pretraining batch (see `data.batch`) -> what its objectives read."""
@@ -74,7 +73,7 @@ class K3M(nn.Module):
             (batch["link_tokens"], batch["link_mask"]),
         )
         product = self._product(batch, title, knowledge, temperature)
-        properties, values = _property_and_value(
+        properties, values = property_and_value(
             candidates, batch["link_property_spans"], batch["link_value_spans"]
         )
         words = self.text_encoder.embedding.gathered_words()
@@ -99,7 +98,7 @@ class K3M(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Triples free of any product: tokens and mask [Q, L], spans [Q, 2] -> p, v [Q, D]."""
         (hidden,) = self.text_encoder((tokens, mask))
-        return _property_and_value(hidden, property_spans, value_spans)
+        return property_and_value(hidden, property_spans, value_spans)
 
     def _product(
         self,
@@ -122,22 +121,10 @@ class K3M(nn.Module):
         title = jnp.where(has_image, fused_title, title)
         image = jnp.where(has_title, fused_image, image)
 
-        valid = jnp.concatenate([batch["title_content"], region_mask], 1)
-        positions = jnp.concatenate([title, self.image_map(image)], 1)
-        count = valid.sum(1)[:, None]
-        total = jnp.where(valid[..., None], positions.astype(jnp.float32), 0.0).sum(1)
-        c = jnp.where(count > 0, total / jnp.maximum(count, 1), self.absent)
+        mapped = (self.image_map(image), region_mask)
+        c = mean_position([(title, batch["title_content"]), mapped], self.absent)
 
         p = span_means(knowledge, batch["property_spans"])
         v = span_means(knowledge, batch["value_spans"])
         embedding, attention = self.structure(c, p, v, batch["triple_mask"])
         return Product(title, image, embedding.astype(jnp.float32), attention)
-
-
-def _property_and_value(
-    hidden: jax.Array, property_spans: jax.Array, value_spans: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Encoded candidates [..., L, D] and their spans [..., 2] -> p, v [..., D], float32."""
-    spans = jnp.stack([property_spans, value_spans], -2)
-    means = span_means(hidden, spans).astype(jnp.float32)
-    return means[..., 0, :], means[..., 1, :]

@@ -90,6 +90,18 @@ def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
     return total / jnp.maximum(mask.sum(-1), 1)[..., None]
 
 
+def mean_position(streams: Sequence[tuple[jax.Array, jax.Array]], absent: jax.Array) -> jax.Array:
+    """Mean over the masked positions of all streams [B, length, width], [B, length] -> [B, width].
+
+    In float32; `absent` [width] where no position is left.
+    """
+    valid = jnp.concatenate([mask for _, mask in streams], 1)
+    positions = jnp.concatenate([x for x, _ in streams], 1)
+    count = valid.sum(1)[:, None]
+    total = jnp.where(valid[..., None], positions.astype(jnp.float32), 0.0).sum(1)
+    return jnp.where(count > 0, total / jnp.maximum(count, 1), absent)
+
+
 Masks = tuple[jax.Array, ...]  # of texts that lie one after another in one row, each [B, n, S]
 
 

@@ -3,21 +3,34 @@
 import dataclasses
 from typing import Any
 
+import flax.linen as nn
 import jax
 
 from k3m_jax.data.batch import Batch, random_batch
+from k3m_jax.model.baselines.baseline import BaselineOutputs
+from k3m_jax.model.baselines.bert import Bert
+from k3m_jax.model.baselines.lxmert import Lxmert
+from k3m_jax.model.baselines.vilbert import Vilbert
+from k3m_jax.model.baselines.vlbert import VlBert
 from k3m_jax.model.k3m import K3M, Outputs, Product
 from k3m_jax.model.released_k3m import ReleasedK3M, ReleasedOutputs
 from k3m_jax.settings import Settings
 
 Params = Any  # a nested dict of arrays
 
-_MODULES = {"paper": K3M, "release": ReleasedK3M}
+_MODULES = {
+    "paper": K3M,
+    "release": ReleasedK3M,
+    "bert": Bert,
+    "vilbert": Vilbert,
+    "vlbert": VlBert,
+    "lxmert": Lxmert,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """K3M at given (resolved) settings. It holds no arrays, and equal settings compare equal."""
+    """The model of resolved settings. It holds no arrays, and equal settings compare equal."""
 
     settings: Settings
 
@@ -34,7 +47,7 @@ class Network:
         *,
         temperature: jax.Array | float = 1.0,
         key: jax.Array | None = None,
-    ) -> Outputs | ReleasedOutputs:
+    ) -> Outputs | ReleasedOutputs | BaselineOutputs:
         """Everything that the pretraining objectives read.
 
         Args:
@@ -80,5 +93,5 @@ class Network:
             {"params": params}, *args, rngs={"dropout": dropout, "gumbel": gumbel}, method=method
         )
 
-    def _module(self, deterministic: bool) -> K3M | ReleasedK3M:
+    def _module(self, deterministic: bool) -> nn.Module:
         return _MODULES[self.settings.model.preset](self.settings, deterministic)

@@ -124,6 +124,15 @@ class TextEncoder(nn.Module):
         }
 
 
+def property_and_value(
+    hidden: jax.Array, property_spans: jax.Array, value_spans: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Encoded candidates [..., L, D] and their spans [..., 2] -> p, v [..., D], float32."""
+    spans = jnp.stack([property_spans, value_spans], -2)
+    means = span_means(hidden, spans).astype(jnp.float32)
+    return means[..., 0, :], means[..., 1, :]
+
+
 def span_means(hidden: jax.Array, spans: jax.Array) -> jax.Array:
     """Mean of hidden [..., S, D] over each [start, end) of spans [..., X, 2] -> [..., X, D].
 

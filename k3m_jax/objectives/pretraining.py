@@ -1,4 +1,4 @@
-"""The pretraining tasks together: MLM + MOM + LPM, or those of the `release` preset."""
+"""The pretraining tasks together: those that a batch of the preset asks (`data.batch.PARTS`)."""
 
 from collections.abc import Container, Mapping
 
@@ -6,6 +6,7 @@ import jax
 
 from k3m_jax import settings
 from k3m_jax.data.batch import Batch
+from k3m_jax.model.baselines.baseline import BaselineOutputs
 from k3m_jax.model.image_encoder import region_features
 from k3m_jax.model.k3m import Outputs
 from k3m_jax.model.released_k3m import ReleasedOutputs
@@ -40,12 +41,12 @@ def weights(batch: Batch) -> dict[str, jax.Array]:
 
 
 def sums(
-    outputs: Outputs | ReleasedOutputs,
+    outputs: Outputs | ReleasedOutputs | BaselineOutputs,
     batch: Batch,
     objectives: settings.Objectives,
     key: jax.Array | None,
 ) -> dict[str, Sum]:
-    """The tasks' losses under `TASKS` and their rates of right answers.
+    """The losses of the batch's tasks under their names, and their rates of right answers.
 
     Args:
       outputs: of the model on `batch`.
@@ -54,36 +55,36 @@ def sums(
       key: draws the negatives of MOM's `nce`; None draws the same ones every time.
 
     Returns:
-      `mlm`, `mom`, `lpm`, `mlm_accuracy`, `lpm_accuracy` and, but for MOM's `regression`,
-      `mom_top1`. Of the `release` preset, `mvm` and `structure` with their `…_accuracy` and
-      `match_loss` in the place of LPM's.
+      Of `mlm`, `mom`, `lpm`, `mvm` and `structure` those that are asked, each with its `…_accuracy`
+      (`mom_top1`; none of MOM's `regression`), and `match_loss` beside `structure`.
     """
-    result = {}
-    result["mlm"], result["mlm_accuracy"] = masked_language(
-        outputs.mlm_logits, batch["mlm_targets"], batch["mlm_weights"]
-    )
+    results: dict[str, Sum] = {}
+    for task in tasks(batch):
+        results |= _SUMS[task](outputs, batch, objectives, key)
+    return results
+
+
+def _mlm(outputs, batch, objectives, key):
+    loss, accuracy = masked_language(outputs.mlm_logits, batch["mlm_targets"], batch["mlm_weights"])
+    return {"mlm": loss, "mlm_accuracy": accuracy}
+
+
+def _mom(outputs, batch, objectives, key):
     prediction, asked = outputs.mom_prediction, batch["mom_weights"]
     if objectives.mom.variant == "kl":
-        result["mom"], result["mom_top1"] = class_divergence(
-            prediction, batch["class_ids"], batch["class_probs"], asked
-        )
-    else:
-        features = region_features(batch["region_inputs"])
-        if objectives.mom.variant == "regression":
-            result["mom"] = feature_regression(prediction, features, asked)
-        else:
-            result["mom"], result["mom_top1"] = noise_contrastive(
-                prediction,
-                features,
-                batch["region_mask"][:, 1:],
-                asked,
-                objectives.group,
-                jax.random.key(0) if key is None else key,
-            )
-    if isinstance(outputs, ReleasedOutputs):
-        return result | _released(outputs, batch)
-    lpm = objectives.lpm
-    result["lpm"], result["lpm_accuracy"] = link_margin(
+        loss, top1 = class_divergence(prediction, batch["class_ids"], batch["class_probs"], asked)
+        return {"mom": loss, "mom_top1": top1}
+    features = region_features(batch["region_inputs"])
+    if objectives.mom.variant == "regression":
+        return {"mom": feature_regression(prediction, features, asked)}
+    key = jax.random.key(0) if key is None else key
+    valid = batch["region_mask"][:, 1:]
+    loss, top1 = noise_contrastive(prediction, features, valid, asked, objectives.group, key)
+    return {"mom": loss, "mom_top1": top1}
+
+
+def _lpm(outputs, batch, objectives, key):
+    loss, accuracy = link_margin(
         outputs.product.embedding,
         outputs.link_properties,
         outputs.link_values,
@@ -91,26 +92,26 @@ def sums(
         batch["link_items"],
         batch["link_item_weights"],
         group=objectives.group,
-        margin=lpm.margin,
-        norm=lpm.norm,
+        margin=objectives.lpm.margin,
+        norm=objectives.lpm.norm,
     )
-    return result
+    return {"lpm": loss, "lpm_accuracy": accuracy}
 
 
-def _released(outputs: ReleasedOutputs, batch: Batch) -> dict[str, Sum]:
-    mvm, mvm_accuracy = masked_language(
+def _mvm(outputs, batch, objectives, key):
+    loss, accuracy = masked_language(
         outputs.value_logits, batch["value_targets"], batch["value_weights"]
     )
-    structure, structure_accuracy = true_or_false_product(
-        outputs.pair_logits, batch["pair_weights"]
-    )
-    return {
-        "mvm": mvm,
-        "mvm_accuracy": mvm_accuracy,
-        "structure": structure,
-        "structure_accuracy": structure_accuracy,
-        "match_loss": match(outputs.match_logits, batch["mismatched"]),
-    }
+    return {"mvm": loss, "mvm_accuracy": accuracy}
+
+
+def _structure(outputs, batch, objectives, key):
+    loss, accuracy = true_or_false_product(outputs.pair_logits, batch["pair_weights"])
+    matched = match(outputs.match_logits, batch["mismatched"])
+    return {"structure": loss, "structure_accuracy": accuracy, "match_loss": matched}
+
+
+_SUMS = {"mlm": _mlm, "mom": _mom, "lpm": _lpm, "mvm": _mvm, "structure": _structure}
 
 
 def total(

@@ -42,15 +42,15 @@ def export_run(
 
     Raises:
       UserError: there is no such checkpoint or no tokenizer, the tokenizer is not the run's, the
-        folder is not empty, or the model is of the `release` preset.
+        folder is not empty, or the model is not of the `paper` preset.
     """
     check_empty(output)
     meta = load_meta(workdir, which)
     chosen = Settings.from_config(meta.settings)
-    if chosen.model.preset == "release":
+    if (preset := chosen.model.preset) != "paper":
         raise UserError(
-            f"{workdir} is of model.preset 'release', whose texts no exported folder can "
-            "make: docs/fidelity.md tells how its weights are written"
+            f"{workdir} is of model.preset {preset!r}, whose arrays no exported folder can make: "
+            "only 'paper' is exported; use the run by launch.evaluate and launch.probe"
         )
     shard_sets = _at_hand(sources or chosen.data.sources)
     found = _tokenizer(tokenizer or chosen.data.tokenizer, shard_sets)

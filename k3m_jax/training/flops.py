@@ -1,6 +1,10 @@
-"""The model's own count of its arithmetic, by formula: the one place where FLOPs are counted."""
+"""The model's own count of its arithmetic, by formula: the one place where FLOPs are counted.
 
-from k3m_jax.data.batch import masked_tokens
+The private functions count multiply-adds.
+"""
+
+from k3m_jax import settings
+from k3m_jax.data.batch import PARTS, masked_tokens
 from k3m_jax.settings import Settings
 
 
@@ -10,48 +14,118 @@ def forward_flops(settings: Settings) -> float:
     A multiply and an add are two. Attention, fusion, aggregation and heads are counted; LayerNorm,
     softmax and other elementwise work are not.
     """
-    s, model, inter = settings, settings.model, settings.model.interactor
-    released = model.preset == "release"
-    D, Dv, W = model.text.width, model.image.width, inter.width
-    T, K, X, N = s.lengths.title, s.lengths.knowledge, s.lengths.triples, s.image.regions
-    R, L, J = N + 1, s.lengths.candidate, 1 + s.objectives.lpm.negative_values
-    V, M, H = model.vocabulary, masked_tokens(T, s.objectives.mlm.rate), model.structure.heads
-    outputs = s.image.classes if s.objectives.mom.variant == "kl" else s.image.input_dim
-
-    def layer(length, width, context, context_width, inner, mlp):
-        """Multiply-adds of one Transformer layer that attends to `context` positions."""
-        projections = 2 * length * width * inner + 2 * context * context_width * inner
-        return projections + 2 * length * context * inner + 2 * length * width * mlp
-
-    def stack(sizes, length, before):
-        """Of a stream; what is run after the first block is run for each of two others."""
-        one = layer(length, sizes.width, length, sizes.width, sizes.width, sizes.mlp)
-        return one * (2 * sizes.layers - before[0] if released else sizes.layers)
-
-    def blocks(length, other, other_width, inner, other_mlp):
-        """Of an interactor of a text and another stream."""
-        text = layer(length, D, other, other_width, inner, inter.text_mlp)
-        return inter.blocks * (text + layer(other, other_width, length, D, inner, other_mlp))
-
-    encoded = sum(stack(model.text, length, inter.text_layers) for length in (T, K))
-    encoded += R * (s.image.input_dim + 5) * Dv + stack(model.image, R, inter.image_layers)
-    interactors = blocks(T, R, Dv, W, inter.image_mlp)
-    heads = M * D * (D + V) + N * Dv * (Dv + outputs)
-    if released:
-        interactors += blocks(K, R, Dv, W, inter.image_mlp) + blocks(T, K, D, D, inter.text_mlp)
-        heads += K * D * (D + V)
-        texts, views = T + K, 3
-    else:
-        encoded += J * stack(model.text, L, ())
-        texts, views = T, 2
-    scores, joined = views**2, views
-    maps = {"mean": 0, "interactive": 0, "hard": scores, "soft": scores + joined}
-    fusion = maps[model.fusion.mode] * (texts * D**2 + R * Dv**2) + R * Dv * D
-    structure = H * X * 3 * D**2 + (model.structure.residual == "linear") * D**2
-    structure += (model.structure.combine == "concat") * H * D**2
-    return 2.0 * (encoded + interactors + fusion + structure + heads)
+    return 2.0 * (_MODELS[settings.model.preset](settings) + _heads(settings))
 
 
 def training_flops(settings: Settings) -> float:
     """Of one item in one step: the backward pass has two products for each of the forward's."""
     return 3 * forward_flops(settings)
+
+
+def _k3m(s: Settings) -> float:
+    model, inter = s.model, s.model.interactor
+    released = model.preset == "release"
+    D, Dv, W, H = model.text.width, model.image.width, inter.width, model.structure.heads
+    T, K, X, R = s.text_length, s.lengths.knowledge, s.lengths.triples, s.image.regions + 1
+
+    def stack(sizes, length, before):
+        """Of a stream; what is run after the first block is run for each of two others."""
+        times = 2 * sizes.layers - before[0] if released else sizes.layers
+        return times * _layer(length, sizes.width, sizes.mlp)
+
+    encoded = sum(stack(model.text, length, inter.text_layers) for length in (T, K))
+    encoded += _regions(s, Dv, 5) + stack(model.image, R, inter.image_layers)
+    interactors = _co_attention(inter, (T, D), (R, Dv), W, inter.image_mlp)
+    if released:
+        interactors += _co_attention(inter, (K, D), (R, Dv), W, inter.image_mlp)
+        interactors += _co_attention(inter, (T, D), (K, D), D, inter.text_mlp)
+        heads, texts, views = K * D * (D + model.vocabulary), T + K, 3
+    else:
+        J = 1 + s.objectives.lpm.negative_values
+        encoded += J * stack(model.text, s.lengths.candidate, ())
+        heads, texts, views = 0, T, 2
+    scores, joined = views**2, views
+    maps = {"mean": 0, "interactive": 0, "hard": scores, "soft": scores + joined}
+    fusion = maps[model.fusion.mode] * (texts * D**2 + R * Dv**2)
+    structure = H * X * 3 * D**2 + (model.structure.residual == "linear") * D**2
+    structure += (model.structure.combine == "concat") * H * D**2
+    return encoded + interactors + fusion + structure + heads
+
+
+def _bert(s: Settings) -> float:
+    return _stack(s.model.text, s.text_length)
+
+
+def _vilbert(s: Settings) -> float:
+    D, Dv, inter = s.model.text.width, s.model.image.width, s.model.interactor
+    T, R = s.text_length, s.image.regions + 1
+    encoded = _stack(s.model.text, T) + _regions(s, Dv, 5) + _stack(s.model.image, R)
+    return encoded + _co_attention(inter, (T, D), (R, Dv), inter.width, inter.image_mlp)
+
+
+def _vlbert(s: Settings) -> float:
+    length = s.text_length + s.image.regions + 1
+    return _regions(s, s.model.text.width, 5) + _stack(s.model.text, length)
+
+
+def _lxmert(s: Settings) -> float:
+    D, inter = s.model.text.width, s.model.interactor
+    T, R = s.text_length, s.image.regions + 1
+    encoded = _stack(s.model.text, T) + _regions(s, D, 4) + _stack(s.model.image, R)
+    cross = _attention((T, D), (R, D), D) + _attention((R, D), (T, D), D)
+    own = _layer(T, D, inter.text_mlp) + _layer(R, D, inter.image_mlp)
+    return encoded + inter.blocks * (cross + own)
+
+
+def _heads(s: Settings) -> float:
+    """Of the text and, where there is a picture, of its regions, with their map to D."""
+    D, M, N = s.model.text.width, masked_tokens(s), s.image.regions
+    words = M * D * (D + s.model.vocabulary)
+    if "picture" not in PARTS[s.model.preset]:
+        return words
+    width = D if s.model.preset == "vlbert" else s.model.image.width
+    return words + N * width * (width + s.region_outputs) + (N + 1) * width * D
+
+
+def _regions(s: Settings, width: int, corners: int) -> float:
+    """The embedding of regions, of so many numbers of a box."""
+    return (s.image.regions + 1) * (s.image.input_dim + corners) * width
+
+
+def _stack(sizes: settings.Encoder, length: int) -> float:
+    return sizes.layers * _layer(length, sizes.width, sizes.mlp)
+
+
+def _layer(length: int, width: int, mlp: int) -> float:
+    """One Transformer layer of a stream by itself."""
+    own = (length, width)
+    return _attention(own, own, width) + 2 * length * width * mlp
+
+
+def _attention(stream: tuple[int, int], context: tuple[int, int], inner: int) -> float:
+    """(length, width) of the stream that asks and of what it asks; `inner`: all heads' width."""
+    (Q, width), (S, context_width) = stream, context
+    return 2 * Q * width * inner + 2 * S * context_width * inner + 2 * Q * S * inner
+
+
+def _co_attention(
+    inter: settings.Interactor,
+    text: tuple[int, int],
+    other: tuple[int, int],
+    inner: int,
+    other_mlp: int,
+) -> float:
+    """All blocks of a text and another stream, each (length, width)."""
+    exchange = _attention(text, other, inner) + _attention(other, text, inner)
+    own = 2 * text[0] * text[1] * inter.text_mlp + 2 * other[0] * other[1] * other_mlp
+    return inter.blocks * (exchange + own)
+
+
+_MODELS = {
+    "paper": _k3m,
+    "release": _k3m,
+    "bert": _bert,
+    "vilbert": _vilbert,
+    "vlbert": _vlbert,
+    "lxmert": _lxmert,
+}

@@ -97,9 +97,10 @@ def train_step(
         "learning_rate": rate,
         "temperature": temperature,
         "skipped": skipped,
-        # Pictures that can't be read count as absent; this tells if many are.
-        "picture_share": batch["region_mask"].any(1).mean(),
     }
+    if "region_mask" in batch:
+        # Pictures that can't be read count as absent; this tells if many are.
+        metrics["picture_share"] = batch["region_mask"].any(1).mean()
     return State(state.step + 1, params, opt_state, skipped), metrics
 
 

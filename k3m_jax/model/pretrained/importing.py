@@ -12,7 +12,7 @@ import numpy as np
 
 from k3m_jax.data.tokenization import Tokenizer, holds_tokenizer
 from k3m_jax.model.network import Network
-from k3m_jax.model.pretrained import bert, released_k3m, source, vilbert
+from k3m_jax.model.pretrained import bert, lxmert, released_k3m, source, vilbert
 from k3m_jax.model.pretrained.name_map import Account, NameMap, Slot, read_tensors
 from k3m_jax.model.weights_file import (
     WEIGHTS,
@@ -36,6 +36,7 @@ FORMATS = {
     "k3m": Format(released_k3m.check_config, released_k3m.name_map),
     "bert": Format(bert.check_config, bert.name_map),
     "vilbert": Format(vilbert.check_config, vilbert.name_map),
+    "lxmert": Format(lxmert.check_config, lxmert.name_map),
 }
 
 
@@ -53,13 +54,12 @@ def read_params(format: str, folder: pathlib.Path, chosen: Settings) -> Imported
     row i mod n of the n imported ones.
 
     Raises:
-      UserError: the weights are of other sizes, or a name or a shape does not fit.
+      UserError: the weights are of other sizes or parts, or a name or a shape does not fit.
     """
     FORMATS[format].check_config(folder / source.CONFIG, source.read_config(folder), chosen)
     tensors = source.read_folder(folder)
     names = FORMATS[format].name_map(chosen, tensors)
-    wanted = abstract_params(Network(chosen))
-    filled = nested({slot.path: wanted[slot.path] for slot in names.slots.values()})
+    filled = _filled(names, chosen)
     return Imported(*read_tensors(_resized(tensors, names.slots, chosen), names, filled))
 
 
@@ -117,6 +117,17 @@ def _resolved(chosen: Settings, folder: pathlib.Path, tokenizer: Tokenizer | Non
     vocabulary = tokenizer.size if tokenizer else config.get("vocab_size", 0)
     classes = chosen.image.classes or config.get("v_target_size", 1)
     return chosen.resolved(vocabulary=vocabulary, classes=classes)
+
+
+def _filled(names: NameMap, chosen: Settings) -> dict[str, Any]:
+    """The parameters that `names` fill, abstract; UserError where the model has no such."""
+    wanted, paths = abstract_params(Network(chosen)), {s.path for s in names.slots.values()}
+    if foreign := sorted(paths - wanted.keys()):
+        raise UserError(
+            f"{names.kind} fills {foreign[0]}, which model.preset {chosen.model.preset!r} has not: "
+            "set model.preset to a model that has"
+        )
+    return nested({path: wanted[path] for path in paths})
 
 
 def _resized(

@@ -53,7 +53,7 @@ def name_map(chosen: Settings, names: Collection[str]) -> NameMap:
     for i in range(chosen.model.image.layers):
         layer = names_of.layer(f"{prefix}encoder.v_layer.{i}", "image_encoder/layers/layer")
         slots |= names_of.stacked(layer, i)
-    interactor = "interactor" if chosen.model.preset == "paper" else "title_image"
+    interactor = "title_image" if chosen.model.preset == "release" else "interactor"
     for k in range(chosen.model.interactor.blocks):
         block = names_of.co_attention(f"{prefix}encoder.c_layer.{k}", f"{interactor}/blocks")
         slots |= names_of.stacked(block, k)
