@@ -1,5 +1,6 @@
 """What tasks ask of items, and that nothing of the answer is left in what these show."""
 
+import dataclasses
 import pickle
 
 import numpy as np
@@ -12,6 +13,7 @@ from k3m_jax.data.links import normalised
 from k3m_jax.data.task_source import TaskSource
 from k3m_jax.settings import Corruption, Task, UserError
 from tests import products as made
+from tests.tiny import TINY
 
 CLEAN = Corruption()
 
@@ -46,9 +48,9 @@ def records(shards, found, corruption=CLEAN, split="train"):
     return list(TaskSource(shards, split, found.rows, corruption, 0))
 
 
-def batch_of(shards, given, found, corruption=CLEAN):
+def batch_of(shards, given, found, corruption=CLEAN, **settings):
     source = TaskSource(shards, "train", found.rows, corruption, 0)
-    settings = made.settings_for(given)
+    settings = made.settings_for(given, **settings)
     parts = list(embedding_batches(settings, [source], given.tokenizer))
     return {k: np.concatenate([p[k] for p in parts])[: len(source)] for k in parts[0]}
 
@@ -81,6 +83,17 @@ def test_the_property_asked_for_stands_nowhere_in_what_the_model_reads(shards, g
     found = asked(shards, given, name="questions", questions=0)
     batch = batch_of(shards, given, found, Corruption(setting, 1.0))
     texts = [given.tokenizer.decode(row) for row in batch["knowledge_tokens"]]
+    assert any(texts)
+    for row, text in zip(found.rows, texts, strict=True):
+        values = {v for p, v in given.table.pairs if p == row.asked}
+        assert not set(text.split()) & {row.asked, *values}
+
+
+def test_nor_in_the_text_of_a_baseline_that_reads_triples(shards, given):
+    found = asked(shards, given, name="questions", questions=0, shown=("image", "knowledge"))
+    model = dataclasses.replace(TINY.model, preset="bert", knowledge_text=True, vocabulary=0)
+    batch = batch_of(shards, given, found, model=model)
+    texts = [given.tokenizer.decode(row) for row in batch["title_tokens"]]
     assert any(texts)
     for row, text in zip(found.rows, texts, strict=True):
         values = {v for p, v in given.table.pairs if p == row.asked}
