@@ -91,7 +91,8 @@ def test_the_property_asked_for_stands_nowhere_in_what_the_model_reads(shards, g
 
 def test_nor_in_the_text_of_a_baseline_that_reads_triples(shards, given):
     found = asked(shards, given, name="questions", questions=0, shown=("image", "knowledge"))
-    model = dataclasses.replace(TINY.model, preset="bert", knowledge_text=True, vocabulary=0)
+    keys = {"preset": "bert", "knowledge_text": True, "positions": 32}
+    model = dataclasses.replace(TINY.model, **keys)
     batch = batch_of(shards, given, found, model=model)
     texts = [given.tokenizer.decode(row) for row in batch["title_tokens"]]
     assert any(texts)
