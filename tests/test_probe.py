@@ -9,6 +9,7 @@ import pytest
 
 from k3m_jax.data.align_pairs import Pair
 from k3m_jax.evaluation.embedding import Embedder
+from k3m_jax.experiments import head_fitting
 from k3m_jax.experiments.probe import probe
 from k3m_jax.model.network import Network
 from k3m_jax.parallel.mesh import make_mesh
@@ -19,6 +20,12 @@ from tests.test_tasks import shards_of
 
 pytestmark = pytest.mark.slow
 SPLITS = {"train": 96, "valid": 32, "test": 64}
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch):
+    """So little is learned soon."""
+    monkeypatch.setattr(head_fitting, "STEPS", 200)
 
 
 def item(number):
