@@ -20,6 +20,8 @@ from k3m_jax.objectives.masked_object import (
 from k3m_jax.objectives.released import match, true_or_false_product
 from k3m_jax.objectives.sums import Sum, safe_ratio
 
+AnyOutputs = Outputs | ReleasedOutputs | BaselineOutputs
+
 # By task, the arrays of a batch that ask for something; a batch has those of its preset.
 TASKS = {
     "mlm": ("mlm_weights",),
@@ -41,7 +43,7 @@ def weights(batch: Batch) -> dict[str, jax.Array]:
 
 
 def sums(
-    outputs: Outputs | ReleasedOutputs | BaselineOutputs,
+    outputs: AnyOutputs,
     batch: Batch,
     objectives: settings.Objectives,
     key: jax.Array | None,
@@ -64,12 +66,16 @@ def sums(
     return results
 
 
-def _mlm(outputs, batch, objectives, key):
+def _mlm(
+    outputs: AnyOutputs, batch: Batch, objectives: settings.Objectives, key: jax.Array | None
+) -> dict[str, Sum]:
     loss, accuracy = masked_language(outputs.mlm_logits, batch["mlm_targets"], batch["mlm_weights"])
     return {"mlm": loss, "mlm_accuracy": accuracy}
 
 
-def _mom(outputs, batch, objectives, key):
+def _mom(
+    outputs: AnyOutputs, batch: Batch, objectives: settings.Objectives, key: jax.Array | None
+) -> dict[str, Sum]:
     prediction, asked = outputs.mom_prediction, batch["mom_weights"]
     if objectives.mom.variant == "kl":
         loss, top1 = class_divergence(prediction, batch["class_ids"], batch["class_probs"], asked)
@@ -83,7 +89,9 @@ def _mom(outputs, batch, objectives, key):
     return {"mom": loss, "mom_top1": top1}
 
 
-def _lpm(outputs, batch, objectives, key):
+def _lpm(
+    outputs: AnyOutputs, batch: Batch, objectives: settings.Objectives, key: jax.Array | None
+) -> dict[str, Sum]:
     loss, accuracy = link_margin(
         outputs.product.embedding,
         outputs.link_properties,
@@ -98,14 +106,18 @@ def _lpm(outputs, batch, objectives, key):
     return {"lpm": loss, "lpm_accuracy": accuracy}
 
 
-def _mvm(outputs, batch, objectives, key):
+def _mvm(
+    outputs: AnyOutputs, batch: Batch, objectives: settings.Objectives, key: jax.Array | None
+) -> dict[str, Sum]:
     loss, accuracy = masked_language(
         outputs.value_logits, batch["value_targets"], batch["value_weights"]
     )
     return {"mvm": loss, "mvm_accuracy": accuracy}
 
 
-def _structure(outputs, batch, objectives, key):
+def _structure(
+    outputs: AnyOutputs, batch: Batch, objectives: settings.Objectives, key: jax.Array | None
+) -> dict[str, Sum]:
     loss, accuracy = true_or_false_product(outputs.pair_logits, batch["pair_weights"])
     matched = match(outputs.match_logits, batch["mismatched"])
     return {"structure": loss, "structure_accuracy": accuracy, "match_loss": matched}

@@ -49,8 +49,9 @@ def export_run(
     chosen = Settings.from_config(meta.settings)
     if (preset := chosen.model.preset) != "paper":
         raise UserError(
-            f"{workdir} is of model.preset {preset!r}, whose arrays no exported folder can make: "
-            "only 'paper' is exported; use the run by launch.evaluate and launch.probe"
+            f"{workdir} is of model.preset {preset!r}, and only 'paper' is exported: measure it "
+            "by launch.evaluate or launch.probe; docs/fidelity.md tells how weights of 'release' "
+            "are written"
         )
     shard_sets = _at_hand(sources or chosen.data.sources)
     found = _tokenizer(tokenizer or chosen.data.tokenizer, shard_sets)

@@ -1,0 +1,35 @@
+import importlib
+
+import pytest
+
+from configs.baselines import SIZES
+from k3m_jax.settings import Settings
+from k3m_jax.training.cost import cost_table, parameters
+from k3m_jax.training.flops import training_flops
+
+# One sequence uses each parameter at every position of it, text alone at few: these can't have both
+# numbers of K3M, and have its FLOPs.
+OF_ITS_FLOPS_ALONE = {"bert", "bert_pkg", "vlbert_pkg"}
+
+
+def read(name, argument=""):
+    config = importlib.import_module(f"configs.{name}").get_config(argument)
+    # As the quickstart's shards have it.
+    return Settings.from_config(config).resolved(vocabulary=1384, classes=256)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_baselines_cost_what_k3m_costs(name):
+    ours, theirs = read("quickstart"), read("baselines", name)
+    assert training_flops(theirs) == pytest.approx(training_flops(ours), rel=0.1)
+    same = parameters(theirs) == pytest.approx(parameters(ours), rel=0.1)
+    assert same == (name not in OF_ITS_FLOPS_ALONE)
+    assert (theirs.training, theirs.optimizer) == (ours.training, ours.optimizer)
+
+
+def test_the_table_tells_differences_from_the_first():
+    models = {"first": read("quickstart"), "second": read("baselines", "lxmert")}
+    _, _, first, second = cost_table(models).splitlines()
+    assert first.startswith("| first | 494,632 | +0.0 % |")
+    assert second.startswith("| second | 501,224 | +1.3 % |")
+    assert first.count("+0.0 %") == 3
