@@ -12,7 +12,7 @@ from k3m_jax.settings import UserError
 
 # Where they are not the quickstart's.
 SIZES = {
-    "bert": {"text": {"layers": 6, "mlp": 640}},
+    "bert": {"text": {"mlp": 2304}},
     "bert_pkg": {"text": {"width": 128}},
     "vilbert": {"image": {"layers": 3}, "interactor": {"blocks": 3}},
     "vilbert_pkg": {
