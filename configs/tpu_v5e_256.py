@@ -18,4 +18,5 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
     # three rows, less than a tile of a TPU's memory, and putting layers together the slower for it.
     config.mesh.update(fsdp(16))
     config.model.remat = False
+    config.data.workers = 8  # of a host of four chips
     return variant(config, name)

@@ -18,4 +18,5 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
     # a tile of a TPU's memory.
     config.mesh.update(fsdp(8))
     config.model.remat = False
+    config.data.workers = 20  # of a host of four chips
     return variant(config, name)

@@ -48,9 +48,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     topology = open_topology(TOPOLOGY.value)
     settings = resolved(cli.read_settings(CONFIG))
-    if FIND_BATCH.value:
-        settings = find_batch(settings, topology)
-    result = check(settings, topology)
+    result = (find_batch if FIND_BATCH.value else check)(settings, topology)
     print(table(result))
     if JSON.value:
         pathlib.Path(JSON.value).write_text(json.dumps(result.json(), indent=1) + "\n")

@@ -9,12 +9,13 @@ import types
 import jax
 import pytest
 from conftest import ROOT
-from tiny import TINY, tiny_settings
+from tiny import TINY, tiny_compiled, tiny_settings
 
 from k3m_jax.parallel.chips import find_chip
 from k3m_jax.parallel.topologies import Topology, open_topology
 from k3m_jax.settings import Mesh, UserError
 from k3m_jax.training import compile_check
+from k3m_jax.training.compilation import Program
 from k3m_jax.training.compile_check import DoesNotFitError, check, find_batch
 from k3m_jax.training.compile_report import table
 from k3m_jax.training.flops import training_flops
@@ -28,9 +29,17 @@ def pretended(memory=16 * GIB):
     return Topology("v5e:2x4", jax.devices(), chip, "tpu", {})
 
 
+def check_tiny(memory=16 * GIB):
+    """The check of a step that is compiled once for all tests."""
+    compiled = tiny_compiled(2, 4, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Program, "compile", lambda program, options: compiled)
+        return check(tiny_settings(mesh=Mesh(data=2, fsdp=4)), pretended(memory))
+
+
 @pytest.fixture(scope="module")
 def checked():
-    return check(tiny_settings(mesh=Mesh(data=2, fsdp=4)), pretended())
+    return check_tiny()
 
 
 @pytest.mark.slow
@@ -61,43 +70,29 @@ def test_the_table_and_the_file_tell_the_same(checked):
 
 @pytest.mark.slow
 def test_what_does_not_fit_says_what_would_help():
-    settings = tiny_settings(mesh=Mesh(data=2, fsdp=4))
     with pytest.raises(
         DoesNotFitError,
         match=r"needs 0\.0 GiB of .*mesh\.fsdp, 4 now.*model\.remat.*lower training\.batch, 32",
     ):
-        check(settings, pretended(memory=1000))
-
-
-class Compiled:
-    """Needs 1 MB and 2 MB per item."""
-
-    def __init__(self, program):
-        self.batch = program.network.settings.training.batch
-
-    def memory_analysis(self):
-        return types.SimpleNamespace(
-            argument_size_in_bytes=1e6,
-            temp_size_in_bytes=2e6 * self.batch,
-            output_size_in_bytes=5,
-            alias_size_in_bytes=5,
-        )
+        check_tiny(memory=1000)
 
 
 @pytest.mark.parametrize("start", [32, 320, 3200])
 def test_the_largest_batch_is_found(monkeypatch, start):
+    """Of a step that needs 1 MB and 2 MB per item."""
     tried = []
 
-    def compile_step(program, topology):
-        tried.append(program.network.settings.training.batch)
-        if 1e6 + 2e6 * tried[-1] > topology.chip.memory:
+    def pretended_check(settings, topology):
+        tried.append(settings.training.batch)
+        total = 1e6 + 2e6 * tried[-1]
+        if total > topology.chip.memory:
             raise DoesNotFitError("too large")
-        return Compiled(program)
+        return types.SimpleNamespace(batch=tried[-1], total_bytes=total)
 
-    monkeypatch.setattr(compile_check, "_compile", compile_step)
+    monkeypatch.setattr(compile_check, "check", pretended_check)
     training = dataclasses.replace(TINY.training, batch=start)
     found = find_batch(tiny_settings(training=training, mesh=Mesh(data=8)), pretended(1e9))
-    assert found.training.batch == 480  # 499.5 items fit, 8 devices take groups of 4
+    assert found.batch == 480  # 499.5 items fit, 8 devices take groups of 4
     assert len(tried) <= 7
     with pytest.raises(DoesNotFitError):
         find_batch(tiny_settings(mesh=Mesh(data=8)), pretended(1e6))

@@ -1,17 +1,19 @@
 import dataclasses
+import math
 
 import jax
 import pytest
 from tiny import TINY, tiny_settings
 
 from k3m_jax import settings as s
-from k3m_jax.data.batch import random_batch
+from k3m_jax.data.batch import batch_spec, random_batch
 from k3m_jax.model.network import Network
 from k3m_jax.parallel import chips
 from k3m_jax.parallel.shardings import unbox
 from k3m_jax.training import throughput
 from k3m_jax.training.flops import forward_flops
-from k3m_jax.training.throughput import Stopwatch
+from k3m_jax.training.throughput import Stopwatch, measure_input
+from tests.products import inputs, memory_shards, products, settings_for
 
 
 @pytest.mark.parametrize(
@@ -108,3 +110,15 @@ def test_a_device_of_unknown_peak_has_no_mfu():
     watch.lap()
     watch.lap()
     assert watch.report()["mfu"] is None
+
+
+def test_the_input_of_a_run_is_measured_without_a_model():
+    given = inputs(memory_shards(products(20)))
+    settings = settings_for(given, training=s.Training(steps=9, batch=8))
+    found = measure_input(settings, given, steps=2)
+    assert found.items == 16
+    assert found.rate == found.items / found.cpu_seconds > 0
+    per_item = sum(
+        math.prod(shape) * dtype.itemsize for shape, dtype in batch_spec(settings, 8).values()
+    )
+    assert found.bytes_per_item == per_item / 8

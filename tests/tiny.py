@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 
+import jax
+
 from k3m_jax import settings as s
 from k3m_jax.model.network import Network
 from k3m_jax.parallel.mesh import make_mesh
@@ -67,3 +69,9 @@ def baseline(preset: str, *, knowledge_text: bool = False) -> s.Settings:
 def tiny_program(settings: s.Settings = TINY, *mesh: int) -> Program:
     """Compiled once for all tests; `mesh` is (data, fsdp, tensor), and one device if left out."""
     return Program(Network(settings), make_mesh(s.Mesh(*(mesh or (1, 1, 1)))))
+
+
+@functools.cache
+def tiny_compiled(data: int, fsdp: int, tensor: int) -> jax.stages.Compiled:
+    """Its step on such a mesh, to be looked at."""
+    return tiny_program(TINY, data, fsdp, tensor).compile()

@@ -161,8 +161,8 @@ def check(settings: Settings, topology: Topology) -> Check:
     )
 
 
-def find_batch(settings: Settings, topology: Topology) -> Settings:
-    """`settings` with the largest `training.batch` that fits, by bisection.
+def find_batch(settings: Settings, topology: Topology) -> Check:
+    """The check of `settings` with the largest `training.batch` that fits, by bisection.
 
     Steps are the smallest that keep groups whole: mesh.data x mesh.fsdp x accumulation x group.
     Compiling takes minutes, so what one batch needs tells where to look next.
@@ -185,10 +185,8 @@ def find_batch(settings: Settings, topology: Topology) -> Settings:
 
     low, high, count = 0, math.inf, max(1, settings.training.batch // unit)
     while high - low > 1:
-        candidate = with_units(count)
-        program = Program(Network(candidate), make_mesh(candidate.mesh, topology.devices))
         try:
-            share = _total(_compile(program, topology).memory_analysis()) / available
+            largest = check(with_units(count), topology)
         except DoesNotFitError:
             if count == 1:
                 raise
@@ -196,8 +194,8 @@ def find_batch(settings: Settings, topology: Topology) -> Settings:
             count = max(1, (low + high) // 2)
         else:
             low = count
-            count = min(high - 1, max(low + 1, int(low / share)))
-    return with_units(low)
+            count = min(high - 1, max(low + 1, int(low * available / largest.total_bytes)))
+    return largest
 
 
 def _compile(program: Program, topology: Topology) -> jax.stages.Compiled:

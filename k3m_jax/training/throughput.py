@@ -1,12 +1,15 @@
 """How fast a run goes, and what share of the devices' peak its arithmetic is (MFU)."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from k3m_jax.data.pipeline import Inputs, train_batches
 from k3m_jax.parallel.chips import find_chip
 from k3m_jax.settings import Settings
 from k3m_jax.training.flops import training_flops
@@ -56,3 +59,37 @@ class Stopwatch:
             "data_wait_share": float(min(1.0, waited / seconds.sum())),
             "mfu": float(self._floor / np.mean(seconds)) if self._floor else None,
         }
+
+
+class InputCost(NamedTuple):
+    """What batches cost the host that makes them."""
+
+    items: int
+    cpu_seconds: float  # of all threads
+    bytes_per_item: float  # of a batch, as it goes to the devices
+
+    @property
+    def rate(self) -> float:
+        """Items per second and core."""
+        return self.items / self.cpu_seconds
+
+
+def measure_input(settings: Settings, inputs: Inputs, steps: int) -> InputCost:
+    """Makes the batches of a run's first `steps` in this process.
+
+    Args:
+      settings: resolved by `inputs`.
+      inputs: the data.
+      steps: as many batches of `settings.training.batch` items.
+    """
+    here = dataclasses.replace(
+        settings,
+        data=dataclasses.replace(settings.data, workers=0),
+        training=dataclasses.replace(settings.training, steps=steps),
+    )
+    start, size = time.process_time(), 0
+    with contextlib.closing(train_batches(here, *inputs)) as batches:
+        for batch in batches:
+            size += sum(array.nbytes for array in batch.values())
+    items = steps * settings.training.batch
+    return InputCost(items, time.process_time() - start, size / items)
