@@ -17,9 +17,16 @@ from tests.tiny import TINY, tiny_settings
 REGIONS = s.Image(front_end="regions", regions=4, feature_dim=6, classes=5, top_classes=3)
 
 
-def tiny_model(dtype: str = "float32", front_end: str = "patches") -> Network:
+def tiny_model(
+    dtype: str = "float32", front_end: str = "patches", preset: str = "paper"
+) -> Network:
     """A two-layer model of the tests' vocabulary."""
     model = dataclasses.replace(TINY.model, vocabulary=tokenizer().size, dtype=dtype)
+    if preset == "release":
+        schedule = {"text_layers": (0, 1), "image_layers": (1, 2)}
+        interactor = dataclasses.replace(model.interactor, **schedule)
+        released = {"structure": s.RELEASED_STRUCTURE, "interactor": interactor}
+        model = dataclasses.replace(model, preset=preset, **released)
     image = TINY.image if front_end == "patches" else REGIONS
     return Network(tiny_settings(model=model, image=image))
 

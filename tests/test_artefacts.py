@@ -77,11 +77,15 @@ def test_the_lines_of_the_model_card_in_a_fresh_process(folder):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "front_end"),
-    [("float32", "regions"), ("bfloat16", "patches")],
+    ("dtype", "front_end", "preset"),
+    [
+        ("float32", "regions", "paper"),
+        ("bfloat16", "patches", "paper"),
+        ("float32", "patches", "release"),
+    ],
 )
-def test_the_same_numbers_for_another_number_of_rows(tmp_path, dtype, front_end):
-    network = tiny_model(dtype, front_end)
+def test_the_same_numbers_for_another_number_of_rows(tmp_path, dtype, front_end, preset):
+    network = tiny_model(dtype, front_end, preset)
     folder = export(tmp_path / "model", network, ("cpu",))
     model = from_pretrained(folder)
     records = every_pattern(front_end)

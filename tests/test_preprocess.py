@@ -65,8 +65,9 @@ def assert_same(given, expected):
         np.testing.assert_array_equal(given[name], array, err_msg=name)
 
 
-def test_pictures_titles_and_triples(tmp_path):
-    network = tiny_model()
+@pytest.mark.parametrize("preset", ["paper", "release"])
+def test_pictures_titles_and_triples(tmp_path, preset):
+    network = tiny_model(preset=preset)
     arrays = ProductArrays(network.settings, tokenizer())
     parts = [
         {"title": title, "triples": triples, "picture": data}

@@ -72,6 +72,18 @@ def test_every_pattern_of_absence(dtype, front_end):
     np.testing.assert_array_equal(again, vectors[[0, 0]])
 
 
+@pytest.mark.slow
+def test_the_release_gives_a_product_one_vector_and_a_triple_no_score():
+    seen, items = model(preset="release"), every_pattern()
+    vectors = seen.embed(items)
+    assert np.isfinite(vectors).all()
+    np.testing.assert_allclose(seen.embed(items[::-1]), vectors[::-1], atol=TOLERANCE)
+    text = seen._arrays([record(1, [("colour", "red"), ("fibre", "wool")])], 1)["knowledge_tokens"]
+    assert tokenizer().mask not in text  # nor is a value masked
+    with pytest.raises(UserError, match="the release preset has no score of a single triple"):
+        seen.link_scores(vectors, [("colour", "red")])
+
+
 def test_nothing_is_masked_and_no_triple_is_hidden():
     """The arrays are those of the batch that a hand would write."""
     item = record(1, [("colour", "red")], title="red thing")

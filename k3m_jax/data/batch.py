@@ -206,6 +206,7 @@ def unquestioning(chosen: Settings) -> Settings:
             mlm=dataclasses.replace(asked.mlm, rate=0.0),
             mom=dataclasses.replace(asked.mom, rate=0.0),
             lpm=dataclasses.replace(asked.lpm, negative_values=0, negative_items=0),
+            mvm=dataclasses.replace(asked.mvm, weight=0.0),
             group=1,
         ),
         task=Task(),

@@ -59,6 +59,7 @@ class Prepare:
         self._lengths, self._objectives = settings.lengths, settings.objectives
         self._tokenizer, self._table, self._training = tokenizer, table, training
         self._parts = batch_parts(settings)
+        self._masks_values = "values" in self._parts and settings.objectives.mvm.weight > 0
         self._knowledge_text = settings.model.knowledge_text
         self._limit = masked_tokens(settings)
 
@@ -91,7 +92,7 @@ class Prepare:
             shown = [triple for triple in shown if self._terms(triple) != answer]
         if self._training:
             shown = [shown[i] for i in link_rng.permutation(len(shown))]
-        asks_for_values = "values" in self._parts and "asked" not in record
+        asks_for_values = self._masks_values and "asked" not in record
         knowledge, value_positions, value_targets = self._knowledge(shown, asks_for_values)
         behind = knowledge.tokens[1:-1] if self._knowledge_text else ()
         title, content, positions, targets = self._text(record["title"], behind, title_rng)

@@ -27,7 +27,16 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def embed(network: Network, params: Params, products: Batch) -> jax.Array:
     """Products, `batch.PRODUCT_ARRAYS` of B rows -> their embeddings c* [B, D], float32."""
     nothing = jnp.zeros(products["region_inputs"].shape[:2], bool)
-    return network.embed(params, {**products, "region_hidden": nothing})
+    batch = {**products, "region_hidden": nothing}
+    if network.settings.model.preset == "paper":
+        return network.embed(params, batch)
+
+    # `release` draws at evaluation too, for each row of a batch anew. As if it were the only one, a
+    # product has one embedding, wherever it stands.
+    def alone(product: Batch) -> jax.Array:
+        return network.embed(params, jax.tree.map(lambda x: x[None], product))[0]
+
+    return jax.vmap(alone)(batch)
 
 
 def link_scores(
@@ -92,12 +101,13 @@ def signatures(network: Network) -> dict[str, Signature]:
         "property_spans": Shape(("Q", 2), "int32"),
         "value_spans": Shape(("Q", 2), "int32"),
     }
-    return {
-        "embed": Signature(functools.partial(embed, network), (products,)),
-        "link_scores": Signature(
-            functools.partial(link_scores, network), (Shape(("B", D), "float32"), triples)
-        ),
-    }
+    functions = {"embed": Signature(functools.partial(embed, network), (products,))}
+    if s.model.preset == "paper":  # `release` has no score of a single triple
+        embeddings = Shape(("B", D), "float32")
+        functions["link_scores"] = Signature(
+            functools.partial(link_scores, network), (embeddings, triples)
+        )
+    return functions
 
 
 def serialise(network: Network, signature: Signature, platforms: Sequence[str]) -> bytes:

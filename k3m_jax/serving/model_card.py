@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from k3m_jax.data.batch import batch_spec
 from k3m_jax.evaluation.report import Report
 from k3m_jax.model.network import Network
+from k3m_jax.objectives.pretraining import tasks
 from k3m_jax.serving.functions import signatures
 from k3m_jax.settings import Settings
 
@@ -16,7 +18,6 @@ MEANING = {
     "title_content": "valid tokens that are not special; none where the title is absent",
     "region_boxes": "x1, y1, x2, y2, area as shares of the picture; row 0 is 0, 0, 1, 1, 1",
     "region_mask": "valid regions, row 0 the whole picture; none where the picture is absent",
-    "knowledge_tokens": "[CLS] property value property value … [SEP], then 0",
     "knowledge_mask": "valid tokens",
     "property_spans": "[start, end) of each triple's property in `knowledge_tokens`",
     "value_spans": "[start, end) of each triple's value",
@@ -80,7 +81,7 @@ pipeline_tag: feature-extraction
 Embeds a product as {s.model.text.width} numbers from its {picture}; its title, {s.lengths.title} \
 tokens at most; and its knowledge, (property, value) triples, {s.lengths.triples} of them and \
 {s.lengths.knowledge} tokens at most. Any of the three may be missing. {facts.parameters:,} \
-parameters, float32; activations in {s.model.dtype}."""
+parameters, float32; activations in {s.model.dtype}; the preset `{s.model.preset}`."""
 
 
 def _data(data: Sequence[DataSet]) -> str:
@@ -102,16 +103,15 @@ def _data(data: Sequence[DataSet]) -> str:
 
 def _training(facts: Facts) -> str:
     s = facts.settings
-    tasks = ", ".join(
-        f"{name} {getattr(s.objectives, task).weight:g}"
-        for task, name in (("mlm", "MLM"), ("mom", "MOM"), ("lpm", "LPM"))
+    weights = ", ".join(
+        f"{task} {getattr(s.objectives, task).weight:g}" for task in tasks(batch_spec(s, 1))
     )
     versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
     return f"""\
 ## Training
 
 Pretrained for {facts.step:,} of {s.training.steps:,} steps of {s.training.batch} products; \
-learning rate {s.optimizer.learning_rate:g}, seed {s.seed}. Weights of the objectives: {tasks}. \
+learning rate {s.optimizer.learning_rate:g}, seed {s.seed}. Weights of the objectives: {weights}. \
 {_beginning(facts.imported)} `config.json` has all settings.
 
 {versions}."""
@@ -160,17 +160,16 @@ def _artefacts(facts: Facts, network: Network, platforms: Sequence[str]) -> str:
         if s.image.front_end == "patches"
         else '"boxes": boxes, "features": features'
     )
-    region_inputs = (
+    marked = " : value ; " if s.model.preset == "release" else " value "
+    meaning = MEANING | {"knowledge_tokens": f"[CLS] property{marked}property … [SEP], then 0"}
+    meaning["region_inputs"] = (
         f"pixels 0 to 255 of each patch, row by row, {s.image.patch_size} x {s.image.patch_size} x "
         "3; patches row by row"
         if s.image.front_end == "patches"
         else "the detector's features"
     )
     (products,) = functions["embed"].shapes
-    rows = [
-        f"| `{name}` | {_shape(shape)} | {(MEANING | {'region_inputs': region_inputs})[name]} |"
-        for name, shape in products.items()
-    ]
+    rows = [f"| `{name}` | {_shape(shape)} | {meaning[name]} |" for name, shape in products.items()]
     text = f"""\
 ## Without k3m_jax
 

@@ -28,6 +28,8 @@ class Preprocessor:
         self.cls, self.sep, self.unk = (
             self.tokenizer.token_to_id(names[f"{role}_token"]) for role in ("cls", "sep", "unk")
         )
+        released = settings["model"]["preset"] == "release"
+        self.marks = [self.encode(mark) or [self.unk] if released else [] for mark in ":;"]
 
     def __call__(self, products):
         """Products -> arrays of as many rows, by name.
@@ -86,25 +88,28 @@ class Preprocessor:
     def knowledge(self, triples):
         """[CLS] property value property value … [SEP], and the spans of each pair's two texts.
 
-        A triple that does not fit is left out whole; shorter ones after it may still fit.
+        A triple that does not fit is left out whole; shorter ones after it may still fit. The
+        preset `release` writes property : value ; …
         """
         K, X = self.lengths["knowledge"], self.lengths["triples"]
+        colon, semicolon = self.marks
+        marks = len(colon) + len(semicolon)
         tokens, spans = [self.cls], []
         cleaned = {(p.strip(), v.strip()): None for p, v in triples}
         for name, value in cleaned:
-            room = K - 1 - len(tokens)
+            room = K - 1 - len(tokens) - marks
             if len(spans) == X or room < 2:
                 break
             if not (name and value):
                 continue
             p, v = (self.encode(text) or [self.unk] for text in (name, value))
-            if room < len(p) + len(v) <= K - 2:
+            if room < len(p) + len(v) <= K - 2 - marks:
                 continue
             p = p[: max(room - len(v), room // 2)]
             v = v[: room - len(p)]
-            start, middle = len(tokens), len(tokens) + len(p)
-            spans.append(((start, middle), (middle, middle + len(v))))
-            tokens += p + v
+            start, middle = len(tokens), len(tokens) + len(p + colon)
+            spans.append(((start, start + len(p)), (middle, middle + len(v))))
+            tokens += p + colon + v + semicolon
         return [*tokens, self.sep], spans
 
     def regions(self, product):

@@ -13,6 +13,7 @@ from k3m_jax.data.tokenization import Tokenizer
 from k3m_jax.model.network import Network, Params
 from k3m_jax.serving import functions
 from k3m_jax.serving.product_arrays import ProductArrays
+from k3m_jax.settings import UserError
 
 # Rows computed at a time: a call is cut into the largest, and what remains is filled up to the next
 # that holds it. So a model compiles three times in its life, whatever it is asked.
@@ -79,7 +80,12 @@ class ProductModel:
 
         Returns:
           Float32 [N, Q].
+
+        Raises:
+          UserError: the model is of the `release` preset, which has no score of a single triple.
         """
+        if "link_scores" not in functions.signatures(self.network):
+            raise UserError("link_scores: the release preset has no score of a single triple")
         texts = vars(candidates(triples, self.tokenizer, self.network.settings.lengths.candidate))
         scores = np.zeros((len(embeddings), len(triples)), np.float32)
         for q in _parts(len(triples)):
