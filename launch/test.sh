@@ -8,7 +8,7 @@ usage() {
 usage: ./launch/test.sh [--fast] [pytest arguments …]
 
 Makes .venv and installs requirements.txt and requirements-dev.txt in it, where that is still to be
-done, then runs the whole test suite: about half an hour on 2 cores, --fast about ten minutes.
+done, then runs the whole test suite: about half an hour on 2 cores.
 
   --fast        leave out the tests marked slow
   --help        this text
