@@ -1,17 +1,20 @@
 """What every test shares: eight simulated CPU devices and the path of the shared data."""
 
+import importlib.metadata
 import os
 import pathlib
 
 import pytest
 
+# Tests compile much and compute little: half the time goes without LLVM's optimisations, which
+# change nothing that is computed, and half of the rest with the older of XLA's two ways to emit a
+# fusion. XLA ends a process whose flags it does not know, and newer ones have one way alone.
+QUICK_COMPILATION = ["--xla_backend_optimization_level=0"]
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    QUICK_COMPILATION.append("--xla_cpu_use_fusion_emitters=false")
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-for flag in (
-    "--xla_force_host_platform_device_count=8",
-    # Tests compile much and compute little: half the time goes without LLVM's optimisations, which
-    # change nothing that is computed.
-    "--xla_backend_optimization_level=0",
-):
+for flag in ("--xla_force_host_platform_device_count=8", *QUICK_COMPILATION):
     if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 

@@ -4,6 +4,10 @@
 
 TASK is look or run, MESH is data,fsdp,tensor. The leading process leaves in WORKDIR/found.npz what
 the task returned.
+
+`run` takes one device of each process in turn, so that the rows of a process with several lie apart
+in the batch, as they do on a torus. (The mesh then has one axis: jax's collectives on CPUs can wait
+for one another where a process takes part in several groups of processes at once.)
 """
 
 import contextlib
@@ -89,10 +93,11 @@ def look(mesh: Mesh, steps: int, workdir: pathlib.Path) -> dict[str, np.ndarray]
 def run(mesh: Mesh, steps: int, workdir: pathlib.Path) -> dict[str, np.ndarray]:
     """Goes on for `steps` steps from the folder's newest checkpoint, and leaves another.
 
-    Returns the step that it `first` took, parameters and optimizer's state when it had `begun` and
+    Returns the `blocks` of rows that this process read, the step that it `first` took, parameters and optimizer's state when it had `begun` and
     `ended`, each in one line, digests of the whole `batches`, and the `losses` and norms.
     """
-    mesh, network = make_mesh(mesh), Network(settings())
+    around = np.reshape(jax.devices(), (jax.process_count(), -1)).T.ravel()
+    mesh, network = make_mesh(mesh, around), Network(settings())
     program = Program(network, mesh)
 
     def line(state):
@@ -113,6 +118,7 @@ def run(mesh: Mesh, steps: int, workdir: pathlib.Path) -> dict[str, np.ndarray]:
             if steps:
                 checkpoints.save(first + steps, state, batches.state)
     return {
+        "blocks": np.array(process_blocks(mesh)[0]),
         "first": np.array(first),
         "begun": begun,
         "batches": np.array(digests),

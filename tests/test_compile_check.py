@@ -8,7 +8,7 @@ import types
 
 import jax
 import pytest
-from conftest import ROOT
+from conftest import QUICK_COMPILATION, ROOT
 from tiny import TINY, tiny_compiled, tiny_settings
 
 from k3m_jax.parallel.chips import find_chip
@@ -124,13 +124,12 @@ def test_without_the_compiler_cpu_devices_stand_in():
 
 def run(topology, *arguments):
     command = [sys.executable, "-m", "launch.compile_check", "--config=configs/gpu_8xh100.py:debug"]
-    flags = "--xla_backend_optimization_level=0"
     return subprocess.run(
         [*command, f"--topology={topology}", "--vocabulary=96", "--classes=8", *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, "XLA_FLAGS": " ".join(QUICK_COMPILATION), "JAX_PLATFORMS": "cpu"},
         check=False,
     )
 
