@@ -52,11 +52,13 @@ def checkpoint(which: flags.FlagHolder) -> int | str:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """As absl does; settings that do not exist, which it knows nothing of, become one line too."""
+    """As absl does, but whatever is wrong with a flag or a setting is one line."""
     try:
-        return app.parse_flags_with_usage(argv)
+        return flags.FLAGS(argv)
     except UserError as error:
         sys.exit(_complain(str(error)))
+    except flags.Error as error:
+        sys.exit(_complain(f"{' '.join(str(error).split())}; --help tells more"))
     except OSError as error:  # a setting of a file that could not be read
         sys.exit(_complain(f"--config: {' '.join(str(error).split())}"))
     except (AttributeError, KeyError) as error:  # a setting that does not exist

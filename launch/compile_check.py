@@ -1,10 +1,10 @@
 """Compiles the step of a run for devices that this machine does not have, and says what it costs.
 
   python -m launch.compile_check --config=configs/tpu_v5e_256.py --topology=v5e:16x16 \\
-      [--json=FILE] [--find-batch]
+      [--slices=2] [--json=FILE] [--find-batch]
 
-TOPOLOGY is a slice of TPUs (v5e, v5p, v6e), a host of GPUs (h100:8) or simulated CPU devices
-(cpu:8). The TPU's compiler comes with requirements-tpu.txt, the GPU's with
+TOPOLOGY is a slice of TPUs (v5e, v5p, v6e; --slices of them), a host of GPUs (h100:8) or simulated
+CPU devices (cpu:8). The TPU's compiler comes with requirements-tpu.txt, the GPU's with
 requirements-cuda12.txt; without them it is compiled for as many simulated CPU devices. Where the
 configuration names shards, their vocabulary and classes count, else --vocabulary and --classes.
 docs/scaling.md tells how to read the table. Exit code 2: the step does not fit, or a mistake.
@@ -25,6 +25,7 @@ from launch import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="a file of configs/")
 TOPOLOGY = flags.DEFINE_string("topology", None, "v5e:16x16, v5p:4x4x8, h100:8, cpu:8, …")
+SLICES = flags.DEFINE_integer("slices", 1, "such slices of TPUs, joined by their hosts' network")
 JSON = flags.DEFINE_string("json", "", "file to write the figures to")
 FIND_BATCH = flags.DEFINE_bool("find-batch", False, "take the largest training.batch that fits")
 VOCABULARY = flags.DEFINE_integer("vocabulary", 21128, "tokens, that of bert-base-chinese")
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
     """Compiles, prints and writes."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    topology = open_topology(TOPOLOGY.value)
+    topology = open_topology(TOPOLOGY.value, SLICES.value)
     settings = resolved(cli.read_settings(CONFIG))
     result = (find_batch if FIND_BATCH.value else check)(settings, topology)
     print(table(result))

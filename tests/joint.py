@@ -93,8 +93,9 @@ def look(mesh: Mesh, steps: int, workdir: pathlib.Path) -> dict[str, np.ndarray]
 def run(mesh: Mesh, steps: int, workdir: pathlib.Path) -> dict[str, np.ndarray]:
     """Goes on for `steps` steps from the folder's newest checkpoint, and leaves another.
 
-    Returns the `blocks` of rows that this process read, the step that it `first` took, parameters and optimizer's state when it had `begun` and
-    `ended`, each in one line, digests of the whole `batches`, and the `losses` and norms.
+    Returns the `blocks` of rows that this process read, the step that it `first` took, parameters
+    and optimizer's state when it had `begun` and `ended`, each in one line, digests of the whole
+    `batches`, and the `losses` and norms.
     """
     around = np.reshape(jax.devices(), (jax.process_count(), -1)).T.ravel()
     mesh, network = make_mesh(mesh, around), Network(settings())

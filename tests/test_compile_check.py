@@ -115,11 +115,19 @@ def test_topologies_have_a_size(name):
         open_topology(name)
 
 
+@pytest.mark.parametrize(("name", "slices"), [("v5e:2x2", 0), ("h100:4", 2), ("cpu:4", 2)])
+def test_slices_are_of_tpus(name, slices):
+    with pytest.raises(UserError, match=f"--slices={slices}"):
+        open_topology(name, slices)
+
+
 @pytest.mark.skipif(bool(importlib.util.find_spec("libtpu")), reason="the TPU's compiler is here")
-def test_without_the_compiler_cpu_devices_stand_in():
-    topology = open_topology("v5e:2x4")
+@pytest.mark.parametrize(("name", "slices"), [("v5e:2x4", 1), ("v5e:2x2", 2)])
+def test_without_the_compiler_cpu_devices_stand_in(name, slices):
+    topology = open_topology(name, slices)
     assert (topology.compiler, len(topology.devices)) == ("cpu", 8)
     assert topology.chip.kind == "TPU v5 lite"
+    assert topology.name == (name if slices == 1 else f"2 slices of {name}")
 
 
 def run(topology, *arguments):
@@ -149,8 +157,21 @@ def test_the_command_on_simulated_devices(tmp_path):
     not importlib.util.find_spec("libtpu"),
     reason="needs the TPU's compiler: pip install -r requirements-tpu.txt",
 )
-def test_the_command_with_the_compiler_of_tpus():
-    done = run("v5e:2x4")
+@pytest.mark.parametrize(
+    ("arguments", "topology", "mesh"),
+    [
+        ([], "v5e:2x4", "data 1 x fsdp 8"),
+        (
+            ["--slices=2", "--config.mesh.data=2", "--config.training.batch=32"],
+            "2 slices of v5e:2x4",
+            "data 2 x fsdp 8",
+        ),
+    ],
+)
+def test_the_command_with_the_compiler_of_tpus(arguments, topology, mesh):
+    done = run("v5e:2x4", *arguments)
     assert done.returncode == 0, done.stderr
-    assert "by the TPU's compiler" in done.stdout
+    assert f"{topology} by the TPU's compiler" in done.stdout
+    assert mesh in done.stdout
+    assert "gathered again    no parameter" in done.stdout
     assert "bound by" in done.stdout

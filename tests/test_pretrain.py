@@ -129,6 +129,8 @@ def test_ctrl_c_in_a_terminal_reaches_the_workers_too(command, tmp_path):
     [
         ("--config.optimizer.learning_rat=1", "unknown setting 'learning_rat'"),
         ("--config.optimzer.learning_rate=1", "unknown setting 'optimzer'"),
+        ("--config.training.steps=abc", "--config.training.steps=abc: "),
+        ("--steps=10", "'steps'"),
         ("--config=configs/quickstart.py:bug", "no variant 'bug'"),
         ("--config=configs/quick.py", "configs/quick.py"),
         ("--config.model.text.heads=5", "model.text.heads: 5 heads do not divide"),

@@ -29,7 +29,7 @@ class Topology(NamedTuple):
     """Devices that programs can be compiled for, but not run on.
 
     Attributes:
-      name: as the user gave it.
+      name: as the user gave it, with the number of slices where there are several.
       devices: in no particular order; `make_mesh` arranges them.
       chip: figures of the device that was asked for; None for a CPU.
       compiler: "tpu", "cuda", or "cpu" where that device's own compiler is not installed.
@@ -43,8 +43,10 @@ class Topology(NamedTuple):
     options: Mapping[str, Any]
 
 
-def open_topology(name: str) -> Topology:
+def open_topology(name: str, slices: int = 1) -> Topology:
     """The devices of "v5e:16x16" (a slice of TPUs), "h100:8" (a host of GPUs) or "cpu:8".
+
+    `slices` is how many such slices of TPUs, joined by their hosts' network.
 
     Without the TPU's compiler (libtpu) or the GPU's (jax's CUDA plugin) they are simulated CPU
     devices, as many. Call it before anything else in the process uses a device.
@@ -59,23 +61,28 @@ def open_topology(name: str) -> Topology:
     count = math.prod(map(int, sizes.split("x")))
     if not count or (kind in _GPUS and count > _GPU_HOST):
         raise UserError(f"--topology={name}: expected 1 to {_GPU_HOST} GPUs, those of one host")
+    if slices < 1 or (slices > 1 and kind not in _TPUS):
+        raise UserError(f"--slices={slices}: expected 1, or for TPUs any number of slices")
+    told = name if slices == 1 else f"{slices} slices of {name}"
     if kind in _TPUS and importlib.util.find_spec("libtpu"):
-        return Topology(name, _tpu_devices(name), find_chip(_TPUS[kind]), "tpu", {})
+        return Topology(told, _tpu_devices(name, slices), find_chip(_TPUS[kind]), "tpu", {})
     if kind in _GPUS and _has_cuda():
         chip = find_chip(_GPUS[kind])
         return Topology(name, _gpu_devices(kind, count), chip, "cuda", _GPU_OPTIONS)
     chip = find_chip(_TPUS.get(kind) or _GPUS.get(kind, "cpu"))
-    return Topology(name, _cpu_devices(count), chip, "cpu", {})
+    return Topology(told, _cpu_devices(slices * count), chip, "cpu", {})
 
 
-def _tpu_devices(name: str) -> list[Any]:
+def _tpu_devices(name: str, slices: int) -> list[Any]:
     # This machine is no TPU VM: libtpu must not wait for the metadata of one, nor keep other
     # processes from compiling at the same time.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     _only_cpus()
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+        return topologies.get_topology_desc(
+            platform="tpu", topology_name=name, num_slices=slices
+        ).devices
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--topology={name}: the TPU compiler refuses it: {reason}") from error
