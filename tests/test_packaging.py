@@ -23,6 +23,7 @@ def test_the_wheel_has_all_packages_and_the_licence(tmp_path):
     assert any(name.endswith("licenses/LICENSE") for name in names)
     tracked = ROOT.glob("k3m_jax/**/*.py"), ROOT.glob("configs/*.py"), ROOT.glob("launch/*.py")
     modules = {path.relative_to(ROOT).as_posix() for paths in tracked for path in paths}
-    modules |= {p.relative_to(ROOT).as_posix() for p in ROOT.glob("k3m_jax/**/*.txtpb")}
+    for kind in ("txtpb", "css"):
+        modules |= {p.relative_to(ROOT).as_posix() for p in ROOT.glob(f"k3m_jax/**/*.{kind}")}
     assert modules
     assert modules <= set(names)

@@ -75,8 +75,7 @@ def draw(
 ) -> None:
     """Writes a PNG: for each of the first rows its picture with regions and classes, the picture
     with what is hidden from the model, and `texts`, what `describe` says of it."""
-    fonts = {font.name for font in font_manager.fontManager.ttflist}
-    family = ["DejaVu Sans Mono", *(font for font in FONTS if font in fonts)]
+    family = ["DejaVu Sans Mono", *fonts()]
     figure = matplotlib.figure.Figure(figsize=(15, 4 * rows), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.15)
     axes = figure.subplots(rows, 3, squeeze=False, width_ratios=(1, 1, 1.6))
@@ -97,6 +96,12 @@ def draw(
         # Without a Chinese font there are boxes in the figure; the printed text has it all.
         warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(file, format="png", dpi=80)
+
+
+def fonts() -> list[str]:
+    """Of `FONTS`, which Chinese titles want, those that this machine has."""
+    known = {font.name for font in font_manager.fontManager.ttflist}
+    return [font for font in FONTS if font in known]
 
 
 def _title(row: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> str:
