@@ -1,5 +1,6 @@
 """Tiny exported models, and products to ask them for."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -7,10 +8,17 @@ import pathlib
 import jax
 import numpy as np
 
+from configs import quickstart
 from k3m_jax import settings as s
+from k3m_jax.data.building import BuildArguments, build
+from k3m_jax.data.pipeline import open_inputs
+from k3m_jax.data.synthetic import make_catalogue
 from k3m_jax.model.network import Network, Params
+from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.parallel.shardings import unbox
 from k3m_jax.serving import folder, from_pretrained
+from k3m_jax.training.checkpoints import Checkpoints, Meta
+from k3m_jax.training.compilation import Program
 from tests.products import detected, products, tokenizer
 from tests.tiny import TINY, tiny_settings
 
@@ -51,6 +59,28 @@ def export(
     told = {"platforms": platforms, "origin": {"step": 3}, "card": card}
     folder.write(output, network, tiny_params(network), tokenizer(), **told)
     return output
+
+
+def write_run(workdir: pathlib.Path, beside: pathlib.Path) -> None:
+    """A run that stands at step 7, of parameters as they are drawn; its shards in `beside`."""
+    make_catalogue(beside / "shop", products=20, seed=0, overlap=0.5, image_size=32)
+    sizes = {"image_size": 96, "patch_size": 16, "codebook_size": 16}
+    build(BuildArguments("jsonl", str(beside / "shop"), str(beside / "shards"), **sizes))
+    config = quickstart.get_config("debug")
+    config.data.sources = (str(beside / "shards"),)
+    config.mesh.data = 1
+    settings = s.Settings.from_config(config)
+    inputs = open_inputs(settings.data)
+    settings = inputs.resolve(settings)
+    program = Program(Network(settings), make_mesh(settings.mesh))
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), program.abstract_state)
+    state = zeros._replace(params=tiny_params(program.network))
+    state = jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), state, program.abstract_state)
+    data = [each.info.fingerprint for each in inputs.shard_sets]
+    meta = Meta.of(settings, data, inputs.tokenizer.fingerprint)
+    with contextlib.closing(Checkpoints(workdir, meta, keep=1)) as checkpoints:
+        checkpoints.began_from({"folder": str(beside), "format": "bert", "tensors": 37})
+        checkpoints.save(7, state, {"next_index": 7}, loss=1.0)
 
 
 def every_pattern(front_end: str = "patches") -> list[dict]:

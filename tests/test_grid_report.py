@@ -11,8 +11,10 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
+from exported import write_run
 
-from k3m_jax.experiments.grid_report import comparisons, naming
+from k3m_jax.data.shards import open_shards
+from k3m_jax.experiments.grid_report import attention, comparisons, naming
 from k3m_jax.experiments.grid_report.comparisons import GAIN, LEAD, LEAD_ON_ALL, Measured
 from k3m_jax.experiments.grid_report.coverage import coverage
 from k3m_jax.experiments.grid_report.scores import Place, Score, Scores, read_scores
@@ -227,6 +229,42 @@ def test_markdown_has_tables_and_figures_that_exist(written):
         assert (written / "report" / name).with_suffix(".svg").exists()
 
 
+def test_items_whose_attention_is_shown_are_of_several_products():
+    told = {"title": "a thing", "picture": b"jpeg", "values": list("abcd")}
+    items = [{**told, "id": str(i), "product": str(i // 2)} for i in range(40)]
+    items += [{**told, "id": "x", "product": "x", "picture": b""}] * 40
+    chosen = attention.chosen(items)
+    assert len(chosen) == len({item["product"] for item in chosen})
+    assert 1 < len(chosen) <= attention.PRODUCTS
+    assert attention.chosen(items[40:]) == []
+
+
+@pytest.mark.slow
+def test_the_attention_of_a_run_that_lies_there_is_drawn(tmp_path):
+    run = tmp_path / "runs" / "overlap" / "k3m" / "seed0" / "pretraining"
+    write_run(run, tmp_path)
+    seen = attention.attended(run, "train")
+    source = open_shards(str(tmp_path / "shards")).source("train")
+    items = {item["title"]: item for item in source}
+    assert len(seen) == attention.PRODUCTS
+    for each in seen:
+        item = items[each.title]
+        told = [": ".join(pair) for pair in zip(item["properties"], item["values"], strict=True)]
+        assert [x.replace(" ", "") for x in each.triples] == [
+            x.lower().replace(" ", "") for x in told[: len(each.triples)]
+        ]
+        assert len(each.triples) >= 2
+        np.testing.assert_allclose(each.weights.sum(1), 1, rtol=1e-5)
+    (tmp_path / "results.jsonl").write_text(json.dumps(line("k3m", 0, 0.5)))
+    for split, told in (("train", "runs/overlap/k3m/seed0"), ("nowhere", "no split 'nowhere'")):
+        write_report(tmp_path, tmp_path / split, split)
+        assert told in (tmp_path / split / "report.md").read_text()
+        drawn = split == "train"
+        assert (tmp_path / split / "figures" / "attention.png").exists() == drawn
+        page = (tmp_path / split / "index.html").read_text()
+        assert ("data:image/png;base64," in page) == drawn
+
+
 class Loads(html.parser.HTMLParser):
     """What a page would fetch, and tags that are open at its end."""
 
@@ -264,6 +302,9 @@ def test_the_page_needs_nothing_else(written):
     assert "<script" not in text
     assert set(re.findall(r"url\((.)", text)) <= {"#"}
     assert text.count("<svg ") == 2
+    own = re.sub(r"<svg .*?</svg>", "", text, flags=re.DOTALL)
+    names = re.findall(r' id="(.*?)"', own)
+    assert len(names) == len(set(names))
     for link in re.findall(r'<a href="#(.*?)"', text):
         assert f'id="{link}"' in text
 
@@ -275,6 +316,7 @@ def test_the_same_results_make_the_same_files(written, tmp_path):
         assert path.read_bytes() == same.read_bytes(), path.name
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_line(tmp_path):
     command = [sys.executable, "-m", "launch.report", f"--workdir={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -1,31 +1,23 @@
 """From a run to a folder, and from the folder to the vectors of a dump, as a user does it."""
 
-import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 from conftest import ROOT
-from exported import tiny_params
+from exported import tiny_params, write_run
 
-from configs import quickstart
-from k3m_jax.data.building import BuildArguments, build
 from k3m_jax.data.pipeline import open_inputs
-from k3m_jax.data.synthetic import make_catalogue
 from k3m_jax.evaluation.report import Report, Row
-from k3m_jax.model.network import Network
 from k3m_jax.model.weights_file import flat, read_weights
-from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.serving import from_pretrained
 from k3m_jax.serving.run_export import export_run
 from k3m_jax.settings import Settings, UserError
-from k3m_jax.training.checkpoints import Checkpoints, Meta, load_meta
-from k3m_jax.training.compilation import Program
+from k3m_jax.training.checkpoints import load_meta
 from launch.cli import EXIT_USER_ERROR
 from tests.products import tokenizer
 
@@ -36,24 +28,7 @@ pytestmark = pytest.mark.slow
 def run(tmp_path_factory):
     """A run that stands at step 7, evaluated there and at another step; its shards beside it."""
     folder = tmp_path_factory.mktemp("run")
-    make_catalogue(folder / "shop", products=20, seed=0, overlap=0.5, image_size=32)
-    sizes = {"image_size": 96, "patch_size": 16, "codebook_size": 16}
-    build(BuildArguments("jsonl", str(folder / "shop"), str(folder / "shards"), **sizes))
-    config = quickstart.get_config("debug")
-    config.data.sources = (str(folder / "shards"),)
-    config.mesh.data = 1
-    settings = Settings.from_config(config)
-    inputs = open_inputs(settings.data)
-    settings = inputs.resolve(settings)
-    program = Program(Network(settings), make_mesh(settings.mesh))
-    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), program.abstract_state)
-    state = zeros._replace(params=tiny_params(program.network))
-    state = jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), state, program.abstract_state)
-    data = [each.info.fingerprint for each in inputs.shard_sets]
-    meta = Meta.of(settings, data, inputs.tokenizer.fingerprint)
-    with contextlib.closing(Checkpoints(folder / "run", meta, keep=1)) as checkpoints:
-        checkpoints.began_from({"folder": str(folder), "format": "bert", "tensors": 37})
-        checkpoints.save(7, state, {"next_index": 7}, loss=1.0)
+    write_run(folder / "run", folder)
     row = Row("link_mrr", 0.625, (0.5, 0.75), 0.25, 40)
     for split, step in (("valid", 7), ("test", 3)):
         report = Report((row, Row("mlm_loss")), 2, step, split)

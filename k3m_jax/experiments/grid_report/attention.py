@@ -50,7 +50,7 @@ def attended(run: pathlib.Path, split: str) -> list[Seen]:
     meta = load_meta(run, "latest")
     settings = Settings.from_config(meta.settings)
     inputs = opened(settings.data, meta, epath.Path(run))
-    records = _chosen(inputs.shard_sets[0].source(split))
+    records = chosen(inputs.shard_sets[0].source(split))
     if not records:
         raise UserError(f"no item of {split} has title, picture and {TRIPLES} triples")
     group = settings.objectives.group
@@ -70,6 +70,20 @@ def attended(run: pathlib.Path, split: str) -> list[Seen]:
         )
         for row, record in enumerate(records)
     ]
+
+
+def chosen(source: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Up to `PRODUCTS` items of as many products, evenly from the split."""
+    found, products = [], set()
+    for start in np.linspace(0, len(source), PRODUCTS, endpoint=False, dtype=int):
+        for index in range(start, len(source)):
+            record = source[index]
+            telling = record["title"] and record["picture"] and len(record["values"]) >= TRIPLES
+            if telling and record["product"] not in products:
+                found.append(record)
+                products.add(record["product"])
+                break
+    return found
 
 
 def draw_attention(seen: Sequence[Seen], path: pathlib.Path, told: str) -> Figure:
@@ -111,20 +125,6 @@ def _draw_bars(axis: Axes, seen: Seen) -> None:
     axis.axvline(100 / len(order), color=INK, linestyle=":", linewidth=1)
     axis.tick_params(axis="x", labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def _chosen(source: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Up to `PRODUCTS` items of as many products, evenly from the split."""
-    found, products = [], set()
-    for start in np.linspace(0, len(source), PRODUCTS, endpoint=False, dtype=int):
-        for index in range(start, len(source)):
-            record = source[index]
-            telling = record["title"] and record["picture"] and len(record["values"]) >= TRIPLES
-            if telling and record["product"] not in products:
-                found.append(record)
-                products.add(record["product"])
-                break
-    return found
 
 
 def _triples(batch: Mapping[str, np.ndarray], row: int, tokenizer: Tokenizer) -> tuple[str, ...]:

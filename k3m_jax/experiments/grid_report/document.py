@@ -92,7 +92,7 @@ class Section:
     """Blocks under a title, in order; text is a paragraph. `folded` is shown when asked for."""
 
     title: str
-    blocks: tuple["str | Table | Figure | Section", ...]
+    blocks: tuple["Block", ...]
     folded: bool = False
 
     def tables(self) -> Iterator[Table]:
@@ -102,6 +102,9 @@ class Section:
                 yield block
             elif isinstance(block, Section):
                 yield from block.tables()
+
+
+Block = str | Table | Figure | Section
 
 
 def _shown(cell: Cell, unit: str, seeds: int) -> tuple[str, str]:

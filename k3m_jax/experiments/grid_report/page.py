@@ -3,11 +3,14 @@
 import base64
 import html
 import importlib.resources
+import re
 from collections.abc import Iterator
 
 from k3m_jax.experiments.grid_report import naming
 from k3m_jax.experiments.grid_report.document import Figure, Section, Table
 from k3m_jax.experiments.grid_report.figures import INK
+
+TOP = 2  # level of the heading of the page's own sections
 
 
 def render(report: Section) -> str:
@@ -30,7 +33,7 @@ def render(report: Section) -> str:
 <header><h1>{title}</h1>
 <nav>{links}</nav></header>
 <main>
-{chr(10).join(_blocks(report, 2))}
+{chr(10).join(_blocks(report, TOP))}
 </main>
 </body>
 </html>
@@ -45,7 +48,9 @@ def _blocks(section: Section, depth: int) -> Iterator[str]:
                 yield f"<details><summary>{title}</summary>\n{inner}\n</details>"
             else:
                 head = f"<h{depth}>{title}</h{depth}>"
-                yield f'<section id="{_anchor(block)}">{head}\n{inner}\n</section>'
+                # A level's own sections are called alike in every level.
+                name = f' id="{_anchor(block)}"' if depth == TOP else ""
+                yield f"<section{name}>{head}\n{inner}\n</section>"
         elif isinstance(block, Table):
             yield _table(block)
         elif isinstance(block, Figure):
@@ -55,7 +60,8 @@ def _blocks(section: Section, depth: int) -> Iterator[str]:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{html.escape(c.name)}</th>' for c in table.columns)
+    names = (html.escape(column.name).replace(" %", "&nbsp;%") for column in table.columns)
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
     rows = []
     for row, cells in table.cells():
         texts = "".join(_cell(*cell, best=i in row.best) for i, cell in enumerate(cells))
@@ -78,8 +84,8 @@ def _cell(text: str, aside: str, *, best: bool) -> str:
 def _figure(figure: Figure) -> str:
     title, note = html.escape(figure.title), html.escape(figure.note)
     if figure.svg.exists():
-        text = figure.svg.read_text(encoding="utf-8")
-        drawn = text[text.index("<svg") :].replace(INK, "currentColor")
+        drawn = _without_idle_ids(figure.svg.read_text(encoding="utf-8"))
+        drawn = drawn[drawn.index("<svg") :].replace(INK, "currentColor")
         drawn = drawn.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
     else:
         data = base64.b64encode(figure.png.read_bytes()).decode()
@@ -88,6 +94,12 @@ def _figure(figure: Figure) -> str:
         f'<figure><div class="wide" tabindex="0">{drawn}</div>'
         f"<figcaption><strong>{title}.</strong> {note}</figcaption></figure>"
     )
+
+
+def _without_idle_ids(svg: str) -> str:
+    """Every figure calls its parts alike; those that are referred to are named by their content."""
+    used = set(re.findall(r"#([\w-]+)", svg))
+    return re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
 
 
 def _anchor(section: Section) -> str:

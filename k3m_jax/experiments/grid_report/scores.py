@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -103,7 +104,7 @@ class Scores:
         values, interval = {}, None
         for seed, line in sorted(self._seeds.get(place, {}).items()):
             told = line["metrics"].get(metric) or {}
-            if told.get("value") is not None:
+            if told.get("value") is not None and math.isfinite(told["value"]):
                 values[seed], interval = told["value"], told.get("interval")
         return Score.over(values, interval) if values else None
 

@@ -14,8 +14,9 @@ from k3m_jax.experiments.grid_report import (
     page,
     paper,
 )
+from k3m_jax.experiments.grid_report.comparisons import Measured
 from k3m_jax.experiments.grid_report.coverage import coverage
-from k3m_jax.experiments.grid_report.document import Section, Table
+from k3m_jax.experiments.grid_report.document import Block, Section, Table
 from k3m_jax.experiments.grid_report.scores import (
     PRETRAINING,
     RESULTS,
@@ -24,7 +25,6 @@ from k3m_jax.experiments.grid_report.scores import (
 )
 from k3m_jax.settings import UserError
 
-Block = Any  # of `document.Section`
 FIGURES = "figures"
 
 
@@ -121,13 +121,12 @@ def _level(scores: Scores, data: str, counted: Table, folder: pathlib.Path) -> I
 def _task(scores: Scores, data: str, task: str, folder: pathlib.Path) -> Iterator[Block]:
     metrics = comparisons.metrics(scores, data, task)
     shown = [m for m in metrics if m in naming.SHOWN] or metrics[:1]
-    for metric in shown:
-        yield comparisons.comparison(comparisons.Measured(scores, data, task, metric))
-        if drawn := figures.draw_course(scores, data, task, metric, folder):
+    for measured in (Measured(scores, data, task, metric) for metric in shown):
+        yield comparisons.comparison(measured)
+        if drawn := figures.draw_course(measured, folder):
             yield drawn
-    if rest := [m for m in metrics if m not in shown]:
-        found = (comparisons.Measured(scores, data, task, metric) for metric in rest)
-        tables = tuple(map(comparisons.comparison, found))
+    if rest := [Measured(scores, data, task, metric) for metric in metrics if metric not in shown]:
+        tables = tuple(map(comparisons.comparison, rest))
         yield Section(f"Further metrics of {task}", tables, folded=True)
 
 
