@@ -11,8 +11,9 @@ def coverage(scores: Scores, data: str) -> tuple[Table, int, int]:
     """Cells of each model and task that are measured, of those that there would be; and the sums.
 
     What a grid wants is not in the file, so it is inferred: models of a kind (K3M and baselines, or
-    ablations) are measured in the same settings of a task, each with every seed. A model, a task
-    or a setting that nothing has been measured of is not known here.
+    ablations) are measured in the same settings of the same tasks, each with every seed; but which
+    of them are fine-tuned on spoilt items is not known before it is done. Nor is a model, a task, a
+    setting or a seed of which nothing has been measured.
     """
     places = [p for p in scores.places if p.data == data and not naming.is_floor(p.model)]
     models = naming.models_in_order(place.model for place in places)
@@ -27,13 +28,13 @@ def coverage(scores: Scores, data: str) -> tuple[Table, int, int]:
         for model in models
     }
     rows = tuple(
-        Row(naming.called(model), tuple(f"{a:,} of {b:,}" if a else None for a, b in line))
+        Row(naming.called(model), tuple(f"{a:,} of {b:,}" if b else None for a, b in line))
         for model, line in counts.items()
     )
     columns = tuple(Column(", ".join(filter(None, part)), "text") for part in parts)
     table = Table(naming.slug(data, "coverage"), "Cells measured", columns, rows)
-    begun = [pair for line in counts.values() for pair in line if pair[0]]
-    return table, sum(a for a, _ in begun), sum(b for _, b in begun)
+    pairs = [pair for line in counts.values() for pair in line]
+    return table, sum(a for a, _ in pairs), sum(b for _, b in pairs)
 
 
 def _counts(
@@ -49,4 +50,4 @@ def _counts(
 
     wanted = {place.corruption for place in alike()}
     measured = sum(len(scores.seeds(place)) for place in alike() if place.model == model)
-    return measured, len(wanted) * seeds
+    return measured, 0 if training and not measured else len(wanted) * seeds

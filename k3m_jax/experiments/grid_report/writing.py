@@ -112,8 +112,8 @@ def _level(scores: Scores, data: str, counted: Table, folder: pathlib.Path) -> I
         yield Section("Corruption in training too", tuple(tables))
     yield Section("Cost", (comparisons.cost(scores, data),))
     note = (
-        "Of models, tasks and settings that have begun: the results do not tell what else the grid "
-        "wants."
+        "Inferred from what is there: models of a kind are measured in the same settings, with the "
+        "same seeds. The results do not tell of models, settings or seeds that have not begun."
     )
     yield Section("How much of the grid is there", (counted, note), folded=True)
 
@@ -146,9 +146,9 @@ def _attention(workdir: pathlib.Path, split: str, path: pathlib.Path) -> Block:
 
 def _told(scores: Scores, measured: int, wanted: int) -> str:
     seeds = {seed for place in scores.places for seed in scores.seeds(place)}
-    share = "all" if measured == wanted else f"{measured:,} of {wanted:,}"
-    told = f"{share} cells of the models, tasks and settings that have begun are measured, "
+    share = f"All {wanted:,}" if measured == wanted else f"{measured:,} of {wanted:,}"
+    told = f"{share} cells of what has begun are measured, "
     told += f"with {len(seeds)} seed{'s' * (len(seeds) > 1)}."
     if scores.cut_short:
         told += f" Lines of the results that were cut short, and left out: {scores.cut_short}."
-    return told[0].upper() + told[1:]
+    return told
