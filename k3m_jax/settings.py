@@ -138,7 +138,7 @@ class Fusion:
 class Structure:
     """Structure aggregation over an item's triples."""
 
-    heads: Count = 8
+    heads: Amount = 8  # 0 is no aggregation: c* is c
     activation: Literal["before", "after"] = "before"  # LeakyReLU before or after w_2
     residual: Literal["linear", "identity"] = "linear"  # W_3 c or c
     combine: Literal["mean", "concat"] = "mean"  # heads averaged, or concatenated and projected

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
+from k3m_jax.data import corruption
 from k3m_jax.data.corruption import PROTOCOL, CorruptedSource
 from k3m_jax.data.pipeline import eval_batches, train_batches
 from k3m_jax.settings import Corruption, Data, UserError
@@ -201,3 +202,17 @@ def test_settings_are_written_as_they_are_read():
     assert Corruption.parse("TINR20") == Corruption("TINR", 0.2)
     assert str(Corruption.parse("KMR100")) == "KMR100"
     assert str(Corruption()) == ""
+
+
+@pytest.mark.parametrize("setting", PROTOCOL)
+def test_who_is_spoilt_at_a_rate_is_told_by_ids_alone(setting, wholly):
+    ids = [item["id"] for item in RECORDS]
+    for rate in (0.0, 0.3, 1.0):
+        chosen = corruption.corrupted(ids, Corruption(setting, rate), seed=0)
+        expected = [
+            whole if taken else {**own, "told": told(own)}
+            for taken, whole, own in zip(chosen, wholly[setting], RECORDS, strict=True)
+        ]
+        for found, wanted in zip(corrupted(setting, rate), expected, strict=True):
+            assert seen(found) == seen(wanted)
+        assert abs(chosen.mean() - rate) < 0.06

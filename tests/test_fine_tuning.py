@@ -182,10 +182,11 @@ def test_learns(learned, name, metric):
 @pytest.mark.slow
 def test_is_measured_beside_the_floors(given, learned, tmp_path):
     program, params, _, after = learned("classification")
-    clean, without = (
-        fine_tuning.measure(program.network, program.mesh, given, params, 60, "valid", corruption)
-        for corruption in (Corruption(), Corruption("TMR", 1.0))
+    spoilt = [Corruption(), Corruption("TMR", 1.0), Corruption("TMR", 0.5)]
+    clean, without, half = fine_tuning.measure(
+        program.network, program.mesh, given, params, 60, "valid", spoilt
     )
+    assert without.rows[0].value < half.rows[0].value < clean.rows[0].value
     assert clean.rows[0].value == after["accuracy"]
     assert without.rows[0].value < clean.rows[0].value - 0.1
     floors = {"majority": 0.25, "title naive Bayes": 1.0}

@@ -237,3 +237,17 @@ def test_candidates_are_encoded_free_of_the_product():
     )
     np.testing.assert_allclose(outputs.link_properties[:, 1], p, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(outputs.link_values[:, 1], v, rtol=1e-4, atol=1e-5)
+
+
+def test_without_heads_nothing_is_aggregated():
+    structure = dataclasses.replace(TINY.model.structure, heads=0)
+    network = Network(tiny_settings(model=dataclasses.replace(TINY.model, structure=structure)))
+    params = nn.unbox(network.init_params(jax.random.key(0)))
+    assert "structure" not in params
+    batch = random_batch(network.settings, ROWS)
+    product = network.apply(params, batch).product
+    assert product.triple_attention.shape == (ROWS, 0, batch["triple_mask"].shape[1])
+    without = network.apply(params, _absent(batch, slice(None), knowledge=True)).product
+    np.testing.assert_array_equal(product.embedding, without.embedding)
+    _, whole_params, apply = _network()
+    assert not np.array_equal(product.embedding, apply(whole_params, batch).product.embedding)

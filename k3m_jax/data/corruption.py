@@ -69,7 +69,7 @@ class CorruptedSource(Sequence):
         record = {**item, "told": told(item)}
         rng = _generator(self._seed, self._setting, record["id"])
         # Drawn whatever the rate, and in this order: a higher rate changes nothing else.
-        corrupted = rng.random() < self._rate
+        corrupted = _draw(rng) < self._rate
         choices = self._protocol.choices
         modalities = choices[rng.integers(len(choices))]
         if not corrupted:
@@ -106,6 +106,12 @@ class CorruptedSource(Sequence):
         yield from range(len(self))
 
 
+def corrupted(ids: Sequence[str], corruption: Corruption, seed: int) -> np.ndarray:
+    """Which of the items of these ids `CorruptedSource` spoils, bool [N]."""
+    numbers = [_draw(_generator(seed, corruption.setting, item)) for item in ids]
+    return np.array(numbers) < corruption.rate
+
+
 def told(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The triples of a record that the model may read: all of them, or what was left of them."""
     return record.get("told", list(zip(record["properties"], record["values"], strict=True)))
@@ -113,6 +119,11 @@ def told(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _has(record: Mapping[str, Any], modality: str) -> bool:
     return any(len(record.get(key, ())) for key in MODALITIES[modality])
+
+
+def _draw(rng: np.random.Generator) -> float:
+    """The number of an item that the rate is compared with: the first of its generator."""
+    return rng.random()
 
 
 def _generator(seed: int, setting: str, item: str) -> np.random.Generator:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from k3m_jax.data.corruption import corrupted
 from k3m_jax.data.links import LinkTable
 from k3m_jax.data.pipeline import EVALUATION_SEED
 from k3m_jax.data.shards import ShardSet
@@ -50,6 +51,20 @@ class Asked:
             TaskSource(shards, self.split, found.rows, corruption, EVALUATION_SEED)
             for shards, found in zip(self.shard_sets, self.examples, strict=True)
         ]
+
+    @functools.cached_property
+    def items(self) -> list[str]:
+        """Ids of the rows' items."""
+        sources = [shards.source(self.split) for shards in self.shard_sets]
+        return [
+            source[row.item]["id"]
+            for source, found in zip(sources, self.examples, strict=True)
+            for row in found.rows
+        ]
+
+    def corrupted(self, corruption: Corruption) -> np.ndarray:
+        """Which rows' items are spoilt, bool [rows]."""
+        return corrupted(self.items, corruption, EVALUATION_SEED)
 
     def surface(self, corruption: Corruption) -> task_floors.Surface:
         """What the floors see of the same rows."""

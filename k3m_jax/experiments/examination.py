@@ -1,5 +1,7 @@
 """A model's embeddings put to a task: embedded, judged by a head, beside the floors."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +12,7 @@ from k3m_jax.data.pipeline import Inputs
 from k3m_jax.data.shards import ShardSet
 from k3m_jax.evaluation.bootstrap import Resampling, Statistic
 from k3m_jax.evaluation.embedding import Embedder
+from k3m_jax.evaluation.task_floors import Surface
 from k3m_jax.evaluation.task_metrics import best_threshold
 from k3m_jax.evaluation.task_report import Row, TaskReport
 from k3m_jax.experiments.asked import Asked
@@ -86,8 +89,9 @@ class Examination:
         notes: Mapping[str, Any],
         train_corruption: Corruption = CLEAN,
         norm: str = "",
+        floors: bool = True,
     ):
-        """Reads what the floors learn from.
+        """Chooses the thresholds, where metrics want them.
 
         Args:
           kind: of `TaskReport`.
@@ -102,11 +106,13 @@ class Examination:
           train_corruption: of the items that the head learned from.
           norm: of link prediction's energy, where the model has learned it; "" leaves out what
             embeddings say without a head.
+          floors: whether they are measured, too; they are the same for every model.
         """
         self._kind, self._settings, self._checkpoint = kind, settings, checkpoint
         self._embedder, self._judge, self._params = embedder, judge, params
         self._splits, self._scale, self._notes = splits, scale, notes
-        self._known = splits.train.surface(train_corruption)
+        self._train_corruption, self._with_floors = train_corruption, floors
+        self._embedded: dict[str, np.ndarray] = {}
         self._sampling = Resampling(splits.asked.products)
         self._norm = norm
         self._thresholds = self._choose() if judge.needs_threshold else {}
@@ -130,14 +136,14 @@ class Examination:
 
     def _rows(self, corruption: Corruption) -> tuple[Row, ...]:
         judge, asked = self._judge, self._splits.asked
-        c = self._embedder(asked.sources(corruption))
+        c = self.embeddings(corruption)
         scores = {"model": judge.scores(self._params, asked, self._scale(c))}
         scores |= self._floors(asked, corruption)
-        model, *floors = (
+        model, *others = (
             judge.statistics(asked, found, self._thresholds.get(name, 0.0))
             for name, found in scores.items()
         )
-        beside = dict(zip(list(scores)[1:], floors, strict=True))
+        beside = dict(zip(list(scores)[1:], others, strict=True))
         rows = [self._row(metric, metric, each, beside) for metric, each in model.items()]
         if self._norm:
             for called, statistics in judge.without_head(asked, c, self._norm).items():
@@ -147,7 +153,32 @@ class Examination:
                 ]
         return tuple(rows)
 
+    def embeddings(self, corruption: Corruption) -> np.ndarray:
+        """Embeddings of the asked rows at any rate, from those of none and of all items spoilt.
+
+        A rate decides which items are spoilt, and not how: a setting is embedded once.
+        """
+        clean = self._embed(CLEAN)
+        if not corruption.rate:
+            return clean
+        spoilt = self._splits.asked.corrupted(corruption)
+        whole = self._embed(dataclasses.replace(corruption, rate=1.0))
+        return np.where(spoilt[:, None], whole, clean)
+
+    def _embed(self, corruption: Corruption) -> np.ndarray:
+        name = str(corruption)
+        if name not in self._embedded:
+            self._embedded[name] = self._embedder(self._splits.asked.sources(corruption))
+        return self._embedded[name]
+
+    @functools.cached_property
+    def _known(self) -> Surface:
+        """What the floors learn from."""
+        return self._splits.train.surface(self._train_corruption)
+
     def _floors(self, asked: Asked, corruption: Corruption) -> Mapping[str, np.ndarray]:
+        if not self._with_floors:
+            return {}
         seen = asked.surface(corruption)
         return self._judge.floors(self._splits.train, self._known, asked, seen)
 

@@ -1,7 +1,7 @@
 """Fine-tuning runs: what they take over from a pretrained run, and how they are measured."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -105,9 +105,10 @@ def measure(
     params: Params,
     checkpoint: int,
     split: str,
-    corruption: Corruption,
+    corruptions: Sequence[Corruption],
     held_out: Sequence[ShardSet] = (),
-) -> TaskReport:
+    floors: bool = True,
+) -> Iterator[TaskReport]:
     """A fine-tuned run beside the floors.
 
     Args:
@@ -117,8 +118,9 @@ def measure(
       params: of the run.
       checkpoint: their step.
       split: to measure on.
-      corruption: of its items.
+      corruptions: of its items, one report for each.
       held_out: data sets that have the split; () are the run's own.
+      floors: whether they are measured, too.
 
     Raises:
       UserError: a split that there is not, or one that the task can't ask anything of.
@@ -144,5 +146,6 @@ def measure(
         np.asarray,
         notes,
         trained,
+        floors=floors,
     )
-    return examination.report(corruption)
+    yield from map(examination.report, corruptions)

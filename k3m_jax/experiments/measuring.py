@@ -68,16 +68,11 @@ def _fine_tuned(
     held_out = open_sources(sources, inputs.shard_sets[0], workdir)
     mesh, network = make_mesh(settings.mesh), network_of(inputs.resolve(settings))
     params, step = load_params(workdir, which, network, mesh)
-    return fine_tuning.measure(
-        network,
-        mesh,
-        inputs,
-        params,
-        step,
-        data.valid_split,
-        data.valid_corruption,
-        held_out,
+    spoilt = (data.valid_corruption,)
+    (report,) = fine_tuning.measure(
+        network, mesh, inputs, params, step, data.valid_split, spoilt, held_out
     )
+    return report
 
 
 def _on(data: Data, sources: Sequence[str], workdir: epath.Path) -> Data:

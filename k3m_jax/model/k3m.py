@@ -124,7 +124,11 @@ class K3M(nn.Module):
         mapped = (self.image_map(image), region_mask)
         c = mean_position([(title, batch["title_content"]), mapped], self.absent)
 
+        triples = batch["triple_mask"]
+        if not self.settings.model.structure.heads:
+            nobody = jnp.zeros((triples.shape[0], 0, triples.shape[1]))
+            return Product(title, image, c.astype(jnp.float32), nobody)
         p = span_means(knowledge, batch["property_spans"])
         v = span_means(knowledge, batch["value_spans"])
-        embedding, attention = self.structure(c, p, v, batch["triple_mask"])
+        embedding, attention = self.structure(c, p, v, triples)
         return Product(title, image, embedding.astype(jnp.float32), attention)

@@ -39,7 +39,11 @@ class AlignmentHead(nn.Module):
 
 
 class QuestionHead(nn.Module):
-    """`<W_q [c; p], W_v v>` over the root of the width, W_q [c; p] as a sum of two maps."""
+    """`⟨c + W_q [c; p], v + W_v v⟩` over the root of the width, W_q [c; p] as a sum of two maps.
+
+    Item and value come from one text encoder, so their own likeness is where learning begins: from
+    random maps alone, what a title says had to be found for each value anew.
+    """
 
     width: int  # D
 
@@ -54,12 +58,12 @@ class QuestionHead(nn.Module):
 
     def encode(self, p: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
         """What is the same for all items, of candidates [..., D]: prior [...], value [..., D]."""
-        values = self.value(v)
+        values = v + self.value(v)
         return (self.property(p) * values).sum(-1), values
 
     def score(self, c: jax.Array, priors: jax.Array, values: jax.Array) -> jax.Array:
         """Embeddings [I, D], encoded candidates [I, J], [I, J, D] -> scores [I, J]."""
-        return (jnp.einsum("id,ijd->ij", self.item(c), values) + priors) / jnp.sqrt(self.width)
+        return (jnp.einsum("id,ijd->ij", c + self.item(c), values) + priors) / jnp.sqrt(self.width)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,106 @@
+"""The comparison of K3M with its baselines on the embedded catalogue: a grid for launch.sweep.
+
+What is here was fixed before the first comparison was run. No model has a setting of its own but
+its sizes (configs/baselines.py): steps, batch, learning rates and seeds are the same for all.
+"""
+
+import itertools
+
+import ml_collections
+
+from configs import (
+    baselines,
+    debug,
+    finetune_alignment,
+    finetune_classification,
+    finetune_questions,
+    quickstart,
+)
+from k3m_jax.settings import UserError
+
+BASELINES = tuple(baselines.SIZES)
+SETTINGS = ("TMR", "IMR", "MMR", "TNR", "INR", "TINR", "MNR", "KMR", "KNR")
+RATES = (20, 50, 80, 100)
+ABLATIONS = {
+    "k3m_mean": {"model.fusion.mode": "mean"},
+    "k3m_soft": {"model.fusion.mode": "soft"},
+    "k3m_without_iffm": {"model.fusion.mode": "interactive"},
+    "k3m_without_structure": {"model.structure.heads": 0},
+    "k3m_without_lpm": {"objectives.lpm.weight": 0.0},
+    "k3m_one_head": {"model.structure.heads": 1},
+    "k3m_eight_heads": {"model.structure.heads": 8},
+}
+
+
+def get_config(name: str = "") -> ml_collections.ConfigDict:
+    if name not in ("", "debug"):
+        raise UserError(f"--grid: there is no variant {name!r}, only 'debug'")
+    models = {"k3m": quickstart.get_config()}
+    models |= {each: baselines.get_config(each) for each in BASELINES}
+    models |= {each: quickstart.get_config() for each in ABLATIONS}
+    for each, changes in ABLATIONS.items():
+        models[each].update_from_flattened_dict(changes)
+    tasks = {
+        "classification": finetune_classification.get_config(),
+        "alignment": finetune_alignment.get_config(),
+        "questions": finetune_questions.get_config(),
+    }
+    everything = ("title", "image", "knowledge")
+    tasks["alignment"].task.update(first_shown=everything, second_shown=everything)
+    for task, rate, steps in (
+        ("classification", 1e-3, 300),
+        ("alignment", 1e-3, 400),
+        ("questions", 2e-3, 400),
+    ):
+        tasks[task].optimizer.learning_rate = rate
+        tasks[task].training.steps = steps
+    for config in (*models.values(), *tasks.values()):
+        # Nothing is chosen by what is held out: the last step is measured.
+        config.training.update(eval_every=0, checkpoint_every=100, keep=1)
+    spoilt = tuple(f"{setting}{rate}" for setting, rate in itertools.product(SETTINGS, RATES))
+    compared = ("k3m", *(each for each in BASELINES if not each.startswith("bert")))
+    grid = ml_collections.ConfigDict(
+        {
+            "split": "test",
+            "seeds": (0, 1, 2),
+            "data": {
+                # How often modalities repeat each other decides what one of them can lack.
+                "overlap 20 %": {"products": 2000, "overlap": 0.2},
+                "overlap 60 %": {"products": 2000, "overlap": 0.6},
+            },
+            "models": models,
+            "tasks": tasks,
+            "parts": (
+                {"models": compared, "corruptions": spoilt},
+                {"data": ("overlap 20 %",), "models": ("bert", "bert_pkg"), "corruptions": spoilt},
+                {
+                    "data": ("overlap 20 %",),
+                    "models": ("k3m", *ABLATIONS),
+                    "corruptions": ("TMR100", "TNR100"),
+                },
+                {
+                    "data": ("overlap 20 %",),
+                    "models": compared,
+                    "tasks": ("classification",),
+                    "corruptions": ("MNR50", "MNR100"),
+                    "training": "MNR50",
+                },
+            ),
+        }
+    )
+    return _tiny(grid) if name else grid
+
+
+def _tiny(grid: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Seconds instead of hours: that all parts work."""
+    for config in (*grid.models.values(), *grid.tasks.values()):
+        debug.shrink(config)
+        config.training.update(steps=4, eval_every=0, checkpoint_every=4, keep=1)
+    grid.models = {name: grid.models[name] for name in ("k3m", "bert_pkg")}
+    grid.seeds = (0,)
+    grid.data = {"tiny": {"products": 60}}
+    grid.parts = (
+        {"corruptions": ("TMR50", "TMR100")},
+        {"models": ("k3m",), "tasks": ("classification",), "training": "MNR50"},
+    )
+    return grid

@@ -1,0 +1,159 @@
+"""A lane of a grid: pretrains, fine-tunes and measures whatever of it is not done."""
+
+import dataclasses
+import itertools
+import pathlib
+import re
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+
+from k3m_jax.evaluation.task_report import TaskReport
+from k3m_jax.experiments import fine_tuning, grid_results
+from k3m_jax.experiments.grid import PRETRAINING, Cell, Grid, Lane
+from k3m_jax.experiments.measuring import opened
+from k3m_jax.experiments.running import run
+from k3m_jax.model.task_network import network_of
+from k3m_jax.parallel.mesh import make_mesh
+from k3m_jax.settings import Corruption, Settings
+from k3m_jax.training.checkpoints import load_meta, load_params
+from k3m_jax.training.cost import parameters
+from k3m_jax.training.flops import training_flops
+from k3m_jax.training.metrics import METRICS, TIMING, read_metrics
+
+
+class Stopped(Exception):
+    """A run was told to stop; its state is saved."""
+
+
+class Place(NamedTuple):
+    """Where the files of a grid are."""
+
+    workdir: pathlib.Path
+
+    @property
+    def results(self) -> pathlib.Path:
+        """The file of all results."""
+        return self.workdir / grid_results.RESULTS
+
+    def data(self, name: str) -> pathlib.Path:
+        """Of a level of data: the folder of its catalogue and its shards."""
+        return self.workdir / "data" / _slug(name)
+
+    def shards(self, name: str) -> pathlib.Path:
+        """Of a level of data."""
+        return self.data(name) / "shards"
+
+    def runs(self, lane: Lane) -> pathlib.Path:
+        """The folder of a lane's runs."""
+        return self.workdir / "runs" / _slug(lane.data) / _slug(lane.model) / f"seed{lane.seed}"
+
+
+def run_lane(grid: Grid, lane: Lane, cells: Sequence[Cell], workdir: pathlib.Path) -> None:
+    """Adds the results of the cells, which are the lane's, as they come.
+
+    Args:
+      grid: the grid.
+      lane: one of its lanes.
+      cells: those that are not done, in the grid's order.
+      workdir: of the grid; the shards lie there.
+
+    Raises:
+      Stopped: the process was told to; run it again to go on.
+      UserError: settings that do not fit the products.
+    """
+    place = Place(workdir)
+    jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
+    folder = place.runs(lane)
+    pretrained = folder / PRETRAINING
+    settings = grid.models[lane.model]
+    shards = (str(place.shards(lane.data)),)
+    data = dataclasses.replace(settings.data, sources=shards)
+    settings = dataclasses.replace(settings, seed=lane.seed, data=data)
+    own = Cell(*lane, PRETRAINING, "", "")
+    if own in cells or not pretrained.exists():
+        _train(settings, pretrained)
+    if own in cells:
+        grid_results.add(place.results, own, grid.fingerprint(own), _pretrained(pretrained))
+    # The floors are the same for every model and every seed of it: the first lane tells them.
+    first = lane == next(each for each in grid.lanes() if each.data == lane.data)
+    asked = [cell for cell in cells if cell != own]
+    for (task, training), found in itertools.groupby(
+        asked, lambda cell: (cell.task, cell.training)
+    ):
+        tuning, group = grid.tasks[task], list(found)
+        spoilt = Corruption.parse(training) if training else Corruption()
+        data = dataclasses.replace(tuning.data, sources=shards, train_corruption=spoilt)
+        tuning = dataclasses.replace(tuning, seed=lane.seed, init_from=str(pretrained), data=data)
+        tuned = folder / "-".join(filter(None, (_slug(task), training)))
+        _train(tuning, tuned)
+        reports = _measured(tuned, grid.split, group, floors=first and not training)
+        begun = time.monotonic()
+        for cell, report in zip(group, reports, strict=True):
+            seconds, begun = time.monotonic() - begun, time.monotonic()
+            for called, content in _contents(report, seconds).items():
+                named = cell._replace(model=called or cell.model)
+                grid_results.add(place.results, named, grid.fingerprint(cell), content)
+
+
+def _train(settings: Settings, folder: pathlib.Path) -> None:
+    if not run(settings, epath.Path(folder)):
+        raise Stopped(f"told to stop in {folder}")
+
+
+def _pretrained(folder: pathlib.Path) -> dict[str, Any]:
+    """What is told of a pretrained model: held-out metrics, size, cost."""
+    settings = Settings.from_config(load_meta(folder).settings)
+    held_out = [x for x in read_metrics(epath.Path(folder) / METRICS) if "valid/loss" in x][-1]
+    training, pace = settings.training, read_metrics(epath.Path(folder) / TIMING)
+    steps = [line["step"] for line in pace]
+    items = [training.batch * (b - a) for a, b in itertools.pairwise([0, *steps])]
+    return {
+        "metrics": {
+            name.removeprefix("valid/"): {"value": value, "interval": None}
+            for name, value in held_out.items()
+            if name.startswith("valid/")
+        },
+        "parameters": parameters(settings),
+        "flops": training_flops(settings) * training.batch * training.steps,
+        "seconds": sum(n / x["timing/items_per_second"] for n, x in zip(items, pace, strict=True)),
+    }
+
+
+def _measured(
+    folder: pathlib.Path, split: str, cells: Sequence[Cell], floors: bool
+) -> Iterator[TaskReport]:
+    """A fine-tuned run in the settings of the cells."""
+    meta = load_meta(folder)
+    settings = Settings.from_config(meta.settings)
+    inputs = opened(settings.data, meta, epath.Path(folder))
+    mesh, network = make_mesh(settings.mesh), network_of(inputs.resolve(settings))
+    params, step = load_params(folder, "latest", network, mesh)
+    corruptions = [Corruption.parse(c.corruption) if c.corruption else Corruption() for c in cells]
+    return fine_tuning.measure(
+        network, mesh, inputs, params, step, split, corruptions, floors=floors
+    )
+
+
+def _contents(report: TaskReport, seconds: float) -> dict[str, dict[str, Any]]:
+    """Of a report the result of the floors by their names, and last of the model by ""."""
+    every = {"examples": report.examples, "products": report.products, "seconds": seconds}
+    floors = {
+        name: {
+            **every,
+            "metrics": {
+                row.metric: {"value": row.floors[name], "interval": None} for row in report.rows
+            },
+        }
+        for name in report.rows[0].floors
+    }
+    model = {r.metric: {"value": r.value, "interval": r.interval} for r in report.rows}
+    return {**floors, "": {**every, "metrics": model}}
+
+
+def _slug(name: str) -> str:
+    """A name as that of a folder."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-")

@@ -1,0 +1,196 @@
+"""Runs all lanes of a grid, some at a time, each in a process of its own."""
+
+import contextlib
+import fcntl
+import multiprocessing
+import os
+import pathlib
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from multiprocessing.process import BaseProcess
+from typing import NamedTuple
+
+import tqdm
+from absl import logging
+
+from k3m_jax.data.build_arguments import BuildArguments
+from k3m_jax.data.building import build
+from k3m_jax.data.synthetic import make_catalogue
+from k3m_jax.experiments import grid_results
+from k3m_jax.experiments.grid import Cell, Grid, Lane, Products
+from k3m_jax.experiments.lane import Place, Stopped, run_lane
+from k3m_jax.schema import UserError
+from k3m_jax.training.preemption import EXIT_PREEMPTED
+
+EVERY = 1.0  # seconds between two looks at what goes on
+
+
+class Outcome(NamedTuple):
+    """What came of a sweep."""
+
+    done: int  # cells measured, in this sweep and before it
+    cells: int  # of the grid
+    failed: dict[Lane, str]  # and the last line of what it told
+    stopped: bool  # it was told to
+
+
+class _Running(NamedTuple):
+    process: BaseProcess
+    lane: Lane
+    cores: tuple[int, ...]
+
+
+def sweep(grid: Grid, workdir: pathlib.Path, workers: int) -> Outcome:
+    """Measures the cells that `workdir` has no result of; a lane that fails holds up no other.
+
+    Shows a progress bar of cells. What each lane tells lies in `lane.log` beside its runs. The
+    processors are shared out among the workers: small models use one core each better than many.
+    SIGTERM and Ctrl-C make the runs under way save their state.
+
+    Args:
+      grid: the grid.
+      workdir: folder of results, shards and runs; made if need be.
+      workers: lanes at a time.
+
+    Raises:
+      UserError: another sweep is at work in the folder, its results are of another grid, or
+        products can't be built.
+    """
+    place = Place(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with _alone(workdir):
+        before = grid_results.done(place.results, grid)
+        lanes = {
+            lane: left
+            for lane, cells in grid.lanes().items()
+            if (left := [cell for cell in cells if cell not in before])
+        }
+        for name in dict.fromkeys(lane.data for lane in lanes):
+            _prepare(grid.data[name], place, name)
+        total = sum(1 for _ in grid.cells())
+        with tqdm.tqdm(total=total, initial=len(before), unit="cell", disable=None) as bar:
+            failed, stopped = _run(grid, lanes, place, workers, bar)
+        done = len(grid_results.done(place.results, grid))
+    return Outcome(done, total, failed, stopped)
+
+
+def _run(
+    grid: Grid, lanes: dict[Lane, list[Cell]], place: Place, workers: int, bar: tqdm.tqdm
+) -> tuple[dict[Lane, str], bool]:
+    """Runs the lanes; those that failed, and whether the rest was left."""
+    free = _share_of_cores(workers)
+    waiting, running, failed = list(lanes.items()), [], {}
+    size = 0  # of the results, when they were last read
+    with _stop_asked() as asked:
+        while waiting or running:
+            while waiting and free and not asked:
+                (lane, cells), cores = waiting.pop(0), free.pop(0)
+                arguments = (grid, lane, cells, place.workdir, cores)
+                process = multiprocessing.get_context("spawn").Process(
+                    target=_process, args=arguments
+                )
+                process.start()
+                running.append(_Running(process, lane, cores))
+            time.sleep(EVERY)
+            if place.results.exists() and place.results.stat().st_size != size:
+                size = place.results.stat().st_size
+                bar.n = len(grid_results.done(place.results, grid))
+            bar.set_postfix_str("; ".join(str(each.lane) for each in running))
+            for each in [each for each in running if not each.process.is_alive()]:
+                running.remove(each)
+                free.append(each.cores)
+                if each.process.exitcode not in (0, EXIT_PREEMPTED) and not asked:
+                    failed[each.lane] = _last_line(place.runs(each.lane) / "lane.log")
+                    bar.write(f"failed: {each.lane}: {failed[each.lane]}", file=sys.stderr)
+            if asked:
+                waiting.clear()
+                for each in running:
+                    if asked[0]:
+                        each.process.terminate()
+                asked[0] = False
+        return failed, bool(asked)
+
+
+def _process(
+    grid: Grid,
+    lane: Lane,
+    cells: Sequence[Cell],
+    workdir: pathlib.Path,
+    cores: Sequence[int],
+) -> None:
+    """A lane in its own process."""
+    if hasattr(os, "sched_setaffinity"):  # Linux
+        os.sched_setaffinity(0, cores)
+    log = Place(workdir).runs(lane) / "lane.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab", buffering=0) as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+    logging.set_verbosity(logging.WARNING)  # of Orbax, which tells of each file
+    try:
+        run_lane(grid, lane, cells, workdir)
+    except Stopped as told:
+        print(told)
+        sys.exit(EXIT_PREEMPTED)
+    except UserError as error:
+        print(f"error: {error}")
+        sys.exit(2)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def _prepare(products: Products, place: Place, name: str) -> None:
+    """Makes the shards of a level of data, where they are not there yet."""
+    catalogue = pathlib.Path(products.folder) if products.folder else place.data(name) / "catalogue"
+    if not products.folder and not catalogue.exists():
+        make_catalogue(
+            catalogue, products.products, products.seed, products.overlap, products.image_size
+        )
+    arguments = BuildArguments(
+        "jsonl",
+        str(catalogue),
+        str(place.shards(name)),
+        image_size=products.image_size,
+        patch_size=products.patch_size,
+    )
+    if not arguments.folder.exists():
+        build(arguments)
+
+
+def _share_of_cores(workers: int) -> list[tuple[int, ...]]:
+    """Whose processors are whose; with more workers than processors they share them."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+    return [tuple(cores[i::workers]) or tuple(cores) for i in range(workers)]
+
+
+@contextlib.contextmanager
+def _alone(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps a second sweep out of the folder."""
+    with (workdir / "sweep.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another sweep is at work in {workdir}: wait for its end") from None
+        yield
+
+
+@contextlib.contextmanager
+def _stop_asked() -> Iterator[list[bool]]:
+    """A list that is empty until SIGTERM or Ctrl-C; then it says whether to pass that on."""
+    asked: list[bool] = []
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda *_: asked.append(True)) for number in numbers]
+    try:
+        yield asked
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _last_line(log: pathlib.Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+    return next((line for line in reversed(lines) if line.strip()), "it told nothing")

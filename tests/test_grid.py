@@ -1,0 +1,143 @@
+"""What a grid holds, in which order, and what its file of results says is done."""
+
+import json
+
+import pytest
+
+from configs import finetune_classification, quickstart
+from configs.grid_catalogue import ABLATIONS, BASELINES, get_config
+from k3m_jax.experiments import grid_results
+from k3m_jax.experiments.grid import PRETRAINING, Cell, Grid, Lane
+from k3m_jax.settings import UserError
+
+FIRST = Cell("shop", "a", 0, PRETRAINING, "", "")
+
+
+def small(**changes):
+    config = get_config()
+    config.split, config.seeds = "test", (0, 1)
+    config.data = {"shop": {"products": 60, "overlap": 0.5}}
+    config.models = {"a": quickstart.get_config(), "b": quickstart.get_config()}
+    config.tasks = {"classification": finetune_classification.get_config()}
+    config.parts = ({"corruptions": ("TMR100",)}, {"models": ("a",), "training": "MNR50"})
+    with config.unlocked():
+        for name, value in changes.items():
+            config[name] = value
+    return config
+
+
+@pytest.fixture
+def grid():
+    return Grid.parse(small().to_dict())
+
+
+def test_cells_are_the_parts_products_each_once_and_a_seed_is_whole_first(grid):
+    cells = list(grid.cells())
+    task = "classification"
+    of_a = [
+        FIRST,
+        Cell("shop", "a", 0, task, "", ""),
+        Cell("shop", "a", 0, task, "", "TMR100"),
+    ]
+    of_b = [cell._replace(model="b") for cell in of_a]
+    of_seed = [*of_a, *of_b, Cell("shop", "a", 0, task, "MNR50", "")]
+    assert cells == [*of_seed, *(cell._replace(seed=1) for cell in of_seed)]
+    lanes = grid.lanes()
+    assert list(lanes) == [Lane("shop", m, s) for s in (0, 1) for m in ("a", "b")]
+    assert lanes[Lane("shop", "a", 0)] == [*of_a, of_seed[-1]]
+
+
+def test_a_fingerprint_is_of_what_decides_the_measurement(grid):
+    cell = Cell("shop", "a", 0, "classification", "", "TMR100")
+    before = grid.fingerprint(cell)
+    assert grid.fingerprint(cell._replace(seed=1, corruption="")) == before
+    assert grid.fingerprint(FIRST) != before
+    for change, of_cell, of_pretraining in (
+        ({"tasks.classification.training.steps": 7}, True, False),
+        ({"models.a.training.steps": 7}, True, True),
+        ({"models.b.training.steps": 7}, False, False),
+        ({"data.shop.overlap": 0.7}, True, True),
+        ({"split": "valid"}, True, True),
+    ):
+        config = small()
+        config.update_from_flattened_dict(change)
+        changed = Grid.parse(config.to_dict())
+        assert (changed.fingerprint(cell) != before) == of_cell, change
+        assert (changed.fingerprint(FIRST) != grid.fingerprint(FIRST)) == of_pretraining, change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"parts": ({"models": ("c",)},)}, "parts: 'c' is none of models: a, b"),
+        ({"parts": ({"corruptions": ("TMR",)},)}, "corruption 'TMR'"),
+        ({"parts": ({"corruption": ("TMR50",)},)}, "did you mean parts.0..corruptions"),
+        ({"tasks": {"x": quickstart.get_config()}}, "tasks.x: task.name is pretraining"),
+        ({"data": {"shop": {"overlap": 2.0}}}, "data.shop.overlap: 2.0 is not between 0 and 1"),
+        ({"data": {"shop": {"product": 3}}}, "did you mean data.shop.products"),
+        ({"seeds": ("one",)}, "seeds.0.: int is expected"),
+        ({"sedes": (1,)}, "look at 'sedes'"),
+    ],
+)
+def test_a_mistake_is_named(change, message):
+    with pytest.raises(UserError, match=message):
+        Grid.parse(small(**change).to_dict())
+
+
+def test_the_grid_of_the_embedded_catalogue_has_what_the_comparison_needs():
+    grid = Grid.parse(get_config().to_dict())
+    lanes = grid.lanes()
+    pkg = [name for name in BASELINES if name.endswith("_pkg")]
+    assert len(grid.seeds) >= 3
+    assert len(grid.data) == 2
+    for data in grid.data:
+        for model in ("k3m", "vilbert", "vilbert_pkg", "vlbert", "vlbert_pkg", "lxmert_pkg"):
+            cells = lanes[Lane(data, model, 2)]
+            headline = [c for c in cells if not c.training and c.task != PRETRAINING]
+            assert len(headline) == 3 * (1 + 9 * 4)
+            assert {c.task for c in headline} == set(grid.tasks)
+    low = next(iter(lanes)).data
+    for model in ABLATIONS:
+        cells = lanes[Lane(low, model, 0)]
+        assert {c.corruption for c in cells} == {"", "TMR100", "TNR100"}
+    assert {c.model for c in grid.cells() if c.training} >= {"k3m", *pkg} - {"bert_pkg"}
+
+
+def add(path, grid, cell):
+    content = {"metrics": {"accuracy": {"value": 0.5, "interval": None}}}
+    grid_results.add(path, cell, grid.fingerprint(cell._replace(model="a")), content)
+
+
+def test_results_are_what_was_added_and_a_line_cut_short_is_not_done(grid, tmp_path):
+    path = tmp_path / "results.jsonl"
+    assert grid_results.done(path, grid) == set()
+    cells = list(grid.cells())[:3]
+    for cell in cells:
+        add(path, grid, cell)
+    add(path, grid, cells[0]._replace(model="majority"))  # a floor is a result, but no cell
+    assert grid_results.done(path, grid) == set(cells)
+    assert grid_results.read_results(path)[cells[1]]["metrics"]["accuracy"]["value"] == 0.5
+    whole = path.read_text()
+    path.write_text(whole[:-20])
+    assert grid_results.done(path, grid) == set(cells)
+    path.write_text("".join(whole.splitlines(keepends=True)[:2])[:-20])
+    assert grid_results.done(path, grid) == {cells[0]}
+
+
+def test_after_a_line_cut_short_the_next_result_is_a_line_of_its_own(grid, tmp_path):
+    path = tmp_path / "results.jsonl"
+    cells = list(grid.cells())[:2]
+    add(path, grid, cells[0])
+    path.write_text(path.read_text()[:-20])
+    add(path, grid, cells[1])
+    assert grid_results.done(path, grid) == {cells[1]}
+
+
+def test_results_of_another_grid_are_refused_and_a_foreign_line_is_named(grid, tmp_path):
+    path = tmp_path / "results.jsonl"
+    add(path, Grid.parse(small(split="valid").to_dict()), FIRST)
+    with pytest.raises(UserError, match="shop, a, pretraining was measured with other settings"):
+        grid_results.done(path, grid)
+    path.write_text(json.dumps({"data": "shop"}) + "\n")
+    with pytest.raises(UserError, match=r"results\.jsonl:1: no result of a grid"):
+        grid_results.done(path, grid)
