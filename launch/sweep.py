@@ -14,6 +14,7 @@ command, told in one line; 75 told to stop (SIGTERM or Ctrl-C): run the same com
 import pathlib
 import sys
 
+import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -34,8 +35,9 @@ def main(argv: list[str]) -> int | None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     logging.set_verbosity(logging.WARNING)
-    if GRID.value is None:
-        raise UserError("--grid: there is no such file")
+    if not isinstance(GRID.value, ml_collections.ConfigDict):
+        path = config_flags.get_config_filename(flags.FLAGS[GRID.name])
+        raise UserError(f"--grid={path}: there is no such file")
     workdir = pathlib.Path(WORKDIR.value)
     outcome = sweep(Grid.parse(GRID.value.to_dict()), workdir, WORKERS.value)
     print(f"{outcome.done:,} of {outcome.cells:,} cells are measured: {workdir}/results.jsonl")

@@ -6,8 +6,7 @@ TASK is look or run, MESH is data,fsdp,tensor. The leading process leaves in WOR
 the task returned.
 
 `run` takes one device of each process in turn, so that the rows of a process with several lie apart
-in the batch, as they do on a torus. (The mesh then has one axis: jax's collectives on CPUs can wait
-for one another where a process takes part in several groups of processes at once.)
+in the batch, as they do on a torus.
 """
 
 import contextlib

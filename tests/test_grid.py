@@ -120,8 +120,10 @@ def test_results_are_what_was_added_and_a_line_cut_short_is_not_done(grid, tmp_p
     whole = path.read_text()
     path.write_text(whole[:-20])
     assert grid_results.done(path, grid) == set(cells)
-    path.write_text("".join(whole.splitlines(keepends=True)[:2])[:-20])
-    assert grid_results.done(path, grid) == {cells[0]}
+    first, second = whole.splitlines(keepends=True)[:2]
+    for end in (-1, -3, -20):  # behind an inner brace, too
+        path.write_text(first + second.rstrip("\n")[:end])
+        assert grid_results.done(path, grid) == {cells[0]}
 
 
 def test_after_a_line_cut_short_the_next_result_is_a_line_of_its_own(grid, tmp_path):
@@ -139,5 +141,5 @@ def test_results_of_another_grid_are_refused_and_a_foreign_line_is_named(grid, t
     with pytest.raises(UserError, match="shop, a, pretraining was measured with other settings"):
         grid_results.done(path, grid)
     path.write_text(json.dumps({"data": "shop"}) + "\n")
-    with pytest.raises(UserError, match=r"results\.jsonl:1: no result of a grid"):
+    with pytest.raises(UserError, match=r"results\.jsonl:1: this is no result of a grid"):
         grid_results.done(path, grid)

@@ -8,6 +8,7 @@ runs and their cells.
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -144,6 +145,11 @@ class Grid:
         for name in self.tasks:
             if name == PRETRAINING:
                 raise UserError(f"tasks: {name!r} is what the lanes begin with: call it otherwise")
+
+
+def slug(*names: str) -> str:
+    """Names as that of a file or an anchor."""
+    return "-".join(re.sub(r"[^\w.]+", "-", name).strip("-") for name in names)
 
 
 def _changes(group: Any, default: Any) -> dict[str, Any]:

@@ -8,32 +8,50 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from k3m_jax.experiments.grid import Cell, Grid
-from k3m_jax.schema import UserError
+from k3m_jax.settings import Corruption, UserError
 
 RESULTS = "results.jsonl"
+COSTS = ("parameters", "flops", "seconds")  # what a pretrained model's line has beside metrics
 
 
-def read_results(path: pathlib.Path) -> dict[Cell, dict[str, Any]]:
-    """The lines of a results file by cell; a line that was cut short is left out.
+class Lines(NamedTuple):
+    """What a results file holds."""
+
+    lines: list[dict[str, Any]]
+    cut_short: int  # how many more lines were, where a process was killed
+
+
+def read_lines(path: pathlib.Path) -> Lines:
+    """The lines of a results file; none where there is no file.
 
     Raises:
       UserError: a line that is no result.
     """
-    found = {}
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    for number, line in enumerate(lines, 1):
+    found, cut_short = [], 0
+    texts = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for number, text in enumerate(texts, 1):
         try:
-            content = json.loads(line)
+            line = json.loads(text)
         except json.JSONDecodeError:
-            continue
-        try:
-            found[Cell(*(content[name] for name in Cell._fields))] = content
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path}:{number}: no result of a grid ({error!r})") from error
-    return found
+            if text.count("{") > text.count("}"):
+                cut_short += 1
+                continue
+            line = None
+        if not _is_result(line):
+            raise UserError(
+                f"{path}:{number}: this is no result of a grid ({', '.join(Cell._fields)} and "
+                "metrics with a value each): mend or remove the line"
+            )
+        found.append(line)
+    return Lines(found, cut_short)
+
+
+def read_results(path: pathlib.Path) -> dict[Cell, dict[str, Any]]:
+    """The same by cell; of one that stands there twice the later line counts."""
+    return {Cell(*(line[name] for name in Cell._fields)): line for line in read_lines(path).lines}
 
 
 def done(path: pathlib.Path, grid: Grid) -> set[Cell]:
@@ -62,3 +80,18 @@ def add(path: pathlib.Path, cell: Cell, fingerprint: str, content: Mapping[str, 
             file.seek(-1, os.SEEK_END)
             text = text if file.read(1) == b"\n" else "\n" + text  # behind a line cut short
         file.write(text.encode())
+
+
+def _is_result(line: Any) -> bool:
+    """Whether it has what a report and a sweep read."""
+    try:
+        cell = Cell(*(line[name] for name in Cell._fields))
+        numbers = [metric["value"] for metric in line["metrics"].values()]
+        numbers += [line.get(name) for name in COSTS]
+        for corruption in filter(None, (cell.training, cell.corruption)):
+            Corruption.parse(corruption)
+    except (UserError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+    texts = (each for each in cell if each is not cell.seed)
+    named = isinstance(cell.seed, int) and all(isinstance(each, str) for each in texts)
+    return named and all(each is None or isinstance(each, int | float) for each in numbers)

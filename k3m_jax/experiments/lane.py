@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import pathlib
-import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from etils import epath
 
 from k3m_jax.evaluation.task_report import TaskReport
 from k3m_jax.experiments import fine_tuning, grid_results
-from k3m_jax.experiments.grid import PRETRAINING, Cell, Grid, Lane
+from k3m_jax.experiments.grid import PRETRAINING, Cell, Grid, Lane, slug
 from k3m_jax.experiments.measuring import opened
 from k3m_jax.experiments.running import run
 from k3m_jax.model.task_network import network_of
@@ -29,7 +28,7 @@ class Stopped(Exception):
     """A run was told to stop; its state is saved."""
 
 
-class Place(NamedTuple):
+class Files(NamedTuple):
     """Where the files of a grid are."""
 
     workdir: pathlib.Path
@@ -41,7 +40,7 @@ class Place(NamedTuple):
 
     def data(self, name: str) -> pathlib.Path:
         """Of a level of data: the folder of its catalogue and its shards."""
-        return self.workdir / "data" / _slug(name)
+        return self.workdir / "data" / slug(name)
 
     def shards(self, name: str) -> pathlib.Path:
         """Of a level of data."""
@@ -49,7 +48,7 @@ class Place(NamedTuple):
 
     def runs(self, lane: Lane) -> pathlib.Path:
         """The folder of a lane's runs."""
-        return self.workdir / "runs" / _slug(lane.data) / _slug(lane.model) / f"seed{lane.seed}"
+        return self.workdir / "runs" / slug(lane.data) / slug(lane.model) / f"seed{lane.seed}"
 
 
 def run_lane(grid: Grid, lane: Lane, cells: Sequence[Cell], workdir: pathlib.Path) -> None:
@@ -65,19 +64,18 @@ def run_lane(grid: Grid, lane: Lane, cells: Sequence[Cell], workdir: pathlib.Pat
       Stopped: the process was told to; run it again to go on.
       UserError: settings that do not fit the products.
     """
-    place = Place(workdir)
+    files = Files(workdir)
     jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
-    folder = place.runs(lane)
+    folder = files.runs(lane)
     pretrained = folder / PRETRAINING
     settings = grid.models[lane.model]
-    shards = (str(place.shards(lane.data)),)
+    shards = (str(files.shards(lane.data)),)
     data = dataclasses.replace(settings.data, sources=shards)
     settings = dataclasses.replace(settings, seed=lane.seed, data=data)
     own = Cell(*lane, PRETRAINING, "", "")
-    if own in cells or not pretrained.exists():
-        _train(settings, pretrained)
+    _train(settings, pretrained)
     if own in cells:
-        grid_results.add(place.results, own, grid.fingerprint(own), _pretrained(pretrained))
+        grid_results.add(files.results, own, grid.fingerprint(own), _pretrained(pretrained))
     # The floors are the same for every model and every seed of it: the first lane tells them.
     first = lane == next(each for each in grid.lanes() if each.data == lane.data)
     asked = [cell for cell in cells if cell != own]
@@ -88,7 +86,7 @@ def run_lane(grid: Grid, lane: Lane, cells: Sequence[Cell], workdir: pathlib.Pat
         spoilt = Corruption.parse(training) if training else Corruption()
         data = dataclasses.replace(tuning.data, sources=shards, train_corruption=spoilt)
         tuning = dataclasses.replace(tuning, seed=lane.seed, init_from=str(pretrained), data=data)
-        tuned = folder / "-".join(filter(None, (_slug(task), training)))
+        tuned = folder / slug(*filter(None, (task, training)))
         _train(tuning, tuned)
         reports = _measured(tuned, grid.split, group, floors=first and not training)
         begun = time.monotonic()
@@ -96,7 +94,7 @@ def run_lane(grid: Grid, lane: Lane, cells: Sequence[Cell], workdir: pathlib.Pat
             seconds, begun = time.monotonic() - begun, time.monotonic()
             for called, content in _contents(report, seconds).items():
                 named = cell._replace(model=called or cell.model)
-                grid_results.add(place.results, named, grid.fingerprint(cell), content)
+                grid_results.add(files.results, named, grid.fingerprint(cell), content)
 
 
 def _train(settings: Settings, folder: pathlib.Path) -> None:
@@ -152,8 +150,3 @@ def _contents(report: TaskReport, seconds: float) -> dict[str, dict[str, Any]]:
     }
     model = {r.metric: {"value": r.value, "interval": r.interval} for r in report.rows}
     return {**floors, "": {**every, "metrics": model}}
-
-
-def _slug(name: str) -> str:
-    """A name as that of a folder."""
-    return re.sub(r"[^\w.]+", "-", name).strip("-")

@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from k3m_jax.data.building import build
 from k3m_jax.data.synthetic import make_catalogue
 from k3m_jax.experiments import grid_results
 from k3m_jax.experiments.grid import Cell, Grid, Lane, Products
-from k3m_jax.experiments.lane import Place, Stopped, run_lane
+from k3m_jax.experiments.lane import Files, Stopped, run_lane
 from k3m_jax.schema import UserError
 from k3m_jax.training.preemption import EXIT_PREEMPTED
 
@@ -59,59 +60,58 @@ def sweep(grid: Grid, workdir: pathlib.Path, workers: int) -> Outcome:
       UserError: another sweep is at work in the folder, its results are of another grid, or
         products can't be built.
     """
-    place = Place(workdir)
+    files = Files(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     with _alone(workdir):
-        before = grid_results.done(place.results, grid)
+        before = grid_results.done(files.results, grid)
         lanes = {
             lane: left
             for lane, cells in grid.lanes().items()
             if (left := [cell for cell in cells if cell not in before])
         }
         for name in dict.fromkeys(lane.data for lane in lanes):
-            _prepare(grid.data[name], place, name)
+            _prepare(grid.data[name], files, name)
         total = sum(1 for _ in grid.cells())
         with tqdm.tqdm(total=total, initial=len(before), unit="cell", disable=None) as bar:
-            failed, stopped = _run(grid, lanes, place, workers, bar)
-        done = len(grid_results.done(place.results, grid))
+            failed, stopped = _run(grid, lanes, files, workers, bar)
+        done = len(grid_results.done(files.results, grid))
     return Outcome(done, total, failed, stopped)
 
 
 def _run(
-    grid: Grid, lanes: dict[Lane, list[Cell]], place: Place, workers: int, bar: tqdm.tqdm
+    grid: Grid, lanes: dict[Lane, list[Cell]], files: Files, workers: int, bar: tqdm.tqdm
 ) -> tuple[dict[Lane, str], bool]:
     """Runs the lanes; those that failed, and whether the rest was left."""
     free = _share_of_cores(workers)
     waiting, running, failed = list(lanes.items()), [], {}
-    size = 0  # of the results, when they were last read
+    size, told = 0, False  # of the results, when they were last read; whether lanes were to stop
     with _stop_asked() as asked:
         while waiting or running:
-            while waiting and free and not asked:
+            while waiting and free and not asked.is_set():
                 (lane, cells), cores = waiting.pop(0), free.pop(0)
-                arguments = (grid, lane, cells, place.workdir, cores)
+                arguments = (grid, lane, cells, files.workdir, cores)
                 process = multiprocessing.get_context("spawn").Process(
                     target=_process, args=arguments
                 )
                 process.start()
                 running.append(_Running(process, lane, cores))
             time.sleep(EVERY)
-            if place.results.exists() and place.results.stat().st_size != size:
-                size = place.results.stat().st_size
-                bar.n = len(grid_results.done(place.results, grid))
+            if files.results.exists() and files.results.stat().st_size != size:
+                size = files.results.stat().st_size
+                bar.n = len(grid_results.done(files.results, grid))
             bar.set_postfix_str("; ".join(str(each.lane) for each in running))
             for each in [each for each in running if not each.process.is_alive()]:
                 running.remove(each)
                 free.append(each.cores)
-                if each.process.exitcode not in (0, EXIT_PREEMPTED) and not asked:
-                    failed[each.lane] = _last_line(place.runs(each.lane) / "lane.log")
+                if each.process.exitcode not in (0, EXIT_PREEMPTED) and not told:
+                    failed[each.lane] = _last_line(files.runs(each.lane) / "lane.log")
                     bar.write(f"failed: {each.lane}: {failed[each.lane]}", file=sys.stderr)
-            if asked:
+            if asked.is_set() and not told:
+                told = True
                 waiting.clear()
                 for each in running:
-                    if asked[0]:
-                        each.process.terminate()
-                asked[0] = False
-        return failed, bool(asked)
+                    each.process.terminate()
+        return failed, told
 
 
 def _process(
@@ -124,7 +124,7 @@ def _process(
     """A lane in its own process."""
     if hasattr(os, "sched_setaffinity"):  # Linux
         os.sched_setaffinity(0, cores)
-    log = Place(workdir).runs(lane) / "lane.log"
+    log = Files(workdir).runs(lane) / "lane.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab", buffering=0) as file:
         for number in (1, 2):
@@ -143,9 +143,9 @@ def _process(
         sys.exit(1)
 
 
-def _prepare(products: Products, place: Place, name: str) -> None:
+def _prepare(products: Products, files: Files, name: str) -> None:
     """Makes the shards of a level of data, where they are not there yet."""
-    catalogue = pathlib.Path(products.folder) if products.folder else place.data(name) / "catalogue"
+    catalogue = pathlib.Path(products.folder) if products.folder else files.data(name) / "catalogue"
     if not products.folder and not catalogue.exists():
         make_catalogue(
             catalogue, products.products, products.seed, products.overlap, products.image_size
@@ -153,7 +153,7 @@ def _prepare(products: Products, place: Place, name: str) -> None:
     arguments = BuildArguments(
         "jsonl",
         str(catalogue),
-        str(place.shards(name)),
+        str(files.shards(name)),
         image_size=products.image_size,
         patch_size=products.patch_size,
     )
@@ -179,11 +179,10 @@ def _alone(workdir: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stop_asked() -> Iterator[list[bool]]:
-    """A list that is empty until SIGTERM or Ctrl-C; then it says whether to pass that on."""
-    asked: list[bool] = []
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, lambda *_: asked.append(True)) for number in numbers]
+def _stop_asked() -> Iterator[threading.Event]:
+    """Set by SIGTERM or Ctrl-C."""
+    asked, numbers = threading.Event(), (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda *_: asked.set()) for number in numbers]
     try:
         yield asked
     finally:

@@ -4,10 +4,12 @@ import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from k3m_jax.experiments.grid import PRETRAINING, slug
 from k3m_jax.experiments.grid_report import naming
 from k3m_jax.experiments.grid_report.document import Column, Row, Table
 from k3m_jax.experiments.grid_report.naming import OURS
-from k3m_jax.experiments.grid_report.scores import COSTS, PRETRAINING, Place, Score, Scores, average
+from k3m_jax.experiments.grid_report.scores import Place, Score, Scores, average
+from k3m_jax.experiments.grid_results import COSTS
 
 Line = Sequence[Score | None]  # of a model, by column
 LEAD, LEAD_ON_ALL = "K3M − best +PKG", "K3M − best baseline"
@@ -78,7 +80,7 @@ def comparison(measured: Measured) -> Table:
     places = measured.places(wanted)
     corruptions = naming.most_of_each(place.corruption for place in places)
     return Table(
-        naming.slug(measured.data, measured.task, measured.metric),
+        slug(measured.data, measured.task, measured.metric),
         f"{measured.task.capitalize()}, {measured.name} (%)",
         tuple(Column(naming.corruption_called(c)) for c in corruptions),
         _with_differences(measured.lines(wanted, corruptions), range(len(corruptions))),
@@ -129,13 +131,13 @@ def ablations(scores: Scores, data: str) -> tuple[Table, Table] | None:
     }
     titles = [f"{each.name}, {naming.corruption_called(c)}" for each, c in columns]
     values = Table(
-        naming.slug(data, "ablations"),
+        slug(data, "ablations"),
         "K3M with a part changed (%)",
         tuple(Column(title) for title in titles),
         tuple(_row(model, line) for model, line in {OURS: ours, **lines}.items()),
     )
     costs = Table(
-        naming.slug(data, "ablations", "differences"),
+        slug(data, "ablations", "differences"),
         "The same less K3M as it is (points)",
         tuple(Column(title, "points") for title in titles),
         tuple(_row(model, [*map(_minus, line, ours)]) for model, line in lines.items()),
@@ -173,7 +175,7 @@ def _spoilt_training(clean: Measured, training: str) -> Table:
     for name in map(naming.corruption_called, corruptions):
         columns += [Column(name), Column(f"{name}, gained", "points")]
     return Table(
-        naming.slug(clean.data, clean.task, "trained-on", training),
+        slug(clean.data, clean.task, "trained-on", training),
         f"{clean.task.capitalize()}, {clean.name} (%), fine-tuned on {training} items",
         tuple(columns),
         _with_differences(lines, range(0, len(columns), 2)),
@@ -200,7 +202,7 @@ def cost(scores: Scores, data: str) -> Table:
         Column("FLOPs, % of K3M's"),
     )
     return Table(
-        naming.slug(data, PRETRAINING, "cost"),
+        slug(data, PRETRAINING, "cost"),
         "Pretraining of one model",
         columns,
         tuple(_row(model, line) for model, line in lines.items()),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from k3m_jax.experiments.grid import slug
 from k3m_jax.experiments.grid_report import naming
 from k3m_jax.experiments.grid_report.document import Column, Row, Table
 from k3m_jax.experiments.grid_report.scores import Place, Scores
@@ -32,7 +33,7 @@ def coverage(scores: Scores, data: str) -> tuple[Table, int, int]:
         for model, line in counts.items()
     )
     columns = tuple(Column(", ".join(filter(None, part)), "text") for part in parts)
-    table = Table(naming.slug(data, "coverage"), "Cells measured", columns, rows)
+    table = Table(slug(data, "coverage"), "Cells measured", columns, rows)
     pairs = [pair for line in counts.values() for pair in line]
     return table, sum(a for a, _ in pairs), sum(b for _, b in pairs)
 

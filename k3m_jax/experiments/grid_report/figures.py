@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from k3m_jax.experiments.grid import slug
 from k3m_jax.experiments.grid_report import naming
 from k3m_jax.experiments.grid_report.comparisons import Measured
 from k3m_jax.experiments.grid_report.document import Figure, Table
@@ -64,7 +65,7 @@ def draw_course(measured: Measured, folder: pathlib.Path) -> Figure | None:
         axes[(rows - 1) * COLUMNS].set_xlabel(f"{measured.task}: items that are spoilt (%)")
         canvas.supylabel(f"{measured.name} (%)", fontsize=10)
         _legend(canvas, [*map(naming.called, models), FLOOR])
-        path = folder / naming.slug(measured.data, measured.task, measured.metric)
+        path = folder / slug(measured.data, measured.task, measured.metric)
         _write(canvas, path)
     several = any(len(measured.scores.seeds(place)) > 1 for place in places)
     bands = " Bands are one standard deviation over seeds." if several else ""

@@ -3,7 +3,6 @@
 A name that is not here is shown as the file has it, behind those that are.
 """
 
-import re
 import typing
 from collections.abc import Iterable
 
@@ -122,11 +121,6 @@ def most_of_each(corruptions: Iterable[str]) -> list[str]:
 def corruption_called(corruption: str) -> str:
     """A column's name."""
     return corruption or "0 %"
-
-
-def slug(*names: str) -> str:
-    """Names as one of a file or an anchor."""
-    return "-".join(re.sub(r"[^\w.]+", "-", name).strip("-") for name in names)
 
 
 def _in_order(names: Iterable[str], first: Iterable[str], last: Iterable[str] = ()) -> list[str]:

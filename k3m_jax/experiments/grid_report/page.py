@@ -6,7 +6,7 @@ import importlib.resources
 import re
 from collections.abc import Iterator
 
-from k3m_jax.experiments.grid_report import naming
+from k3m_jax.experiments.grid import slug
 from k3m_jax.experiments.grid_report.document import Figure, Section, Table
 from k3m_jax.experiments.grid_report.figures import INK
 
@@ -103,4 +103,4 @@ def _without_idle_ids(svg: str) -> str:
 
 
 def _anchor(section: Section) -> str:
-    return naming.slug(section.title).lower()
+    return slug(section.title).lower()

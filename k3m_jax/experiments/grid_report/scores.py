@@ -2,18 +2,14 @@
 
 import dataclasses
 import functools
-import json
 import math
 import pathlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
-from k3m_jax.settings import Corruption, UserError
-
-RESULTS = "results.jsonl"
-PRETRAINING = "pretraining"  # the task of the lines that tell of a pretrained model
-COSTS = ("parameters", "flops", "seconds")  # what such a line has beside its metrics
+from k3m_jax.experiments.grid_results import read_lines
+from k3m_jax.settings import UserError
 
 
 class Place(NamedTuple):
@@ -114,7 +110,7 @@ class Scores:
         return [each["interval"][1] - each["interval"][0] for each in told if each.get("interval")]
 
     def cost(self, place: Place, name: str) -> Score | None:
-        """One of `COSTS`, of a place whose task is pretraining."""
+        """One of `grid_results.COSTS`, of a place whose task is pretraining."""
         lines = sorted(self._seeds.get(place, {}).items())
         values = {seed: line[name] for seed, line in lines if line.get(name) is not None}
         return Score.over(values) if values else None
@@ -138,32 +134,7 @@ def read_scores(path: pathlib.Path) -> Scores:
     """
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; launch.sweep writes it into its --workdir")
-    lines, cut_short = [], 0
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if text.startswith("{") and not text.endswith("}"):
-            cut_short += 1
-        elif text.strip():
-            lines.append(_checked(text, f"{path}:{number}"))
-    if not lines:
+    found = read_lines(path)
+    if not found.lines:
         raise UserError(f"{path} has no result: let launch.sweep measure something first")
-    return Scores(lines, cut_short)
-
-
-def _checked(text: str, where: str) -> dict[str, Any]:
-    """A line of the file, if it has what `Scores` reads."""
-    try:
-        line = json.loads(text)
-        told = [line[name] for name in Place._fields]
-        numbers = [metric["value"] for metric in line["metrics"].values()]
-        numbers += [line.get(name) for name in COSTS]
-        right = all(isinstance(each, str) for each in told) and isinstance(line["seed"], int)
-        for corruption in filter(None, (line["training"], line["corruption"])):
-            Corruption.parse(corruption)
-        if right and all(each is None or isinstance(each, int | float) for each in numbers):
-            return line
-    except (UserError, ValueError, LookupError, TypeError, AttributeError):
-        pass
-    raise UserError(
-        f"{where}: this is no result of a grid (data, model, seed, task, training, corruption and "
-        "metrics with a value each): mend or remove the line"
-    )
+    return Scores(*found)

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from k3m_jax.experiments.grid import PRETRAINING
 from k3m_jax.experiments.grid_report import (
     attention,
     comparisons,
@@ -17,12 +18,8 @@ from k3m_jax.experiments.grid_report import (
 from k3m_jax.experiments.grid_report.comparisons import Measured
 from k3m_jax.experiments.grid_report.coverage import coverage
 from k3m_jax.experiments.grid_report.document import Block, Section, Table
-from k3m_jax.experiments.grid_report.scores import (
-    PRETRAINING,
-    RESULTS,
-    Scores,
-    read_scores,
-)
+from k3m_jax.experiments.grid_report.scores import Scores, read_scores
+from k3m_jax.experiments.grid_results import RESULTS
 from k3m_jax.settings import UserError
 
 FIGURES = "figures"
