@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,11 @@ from tiny import TINY, tiny_program, tiny_settings
 from k3m_jax.data.batch import random_batch
 from k3m_jax.model.network import Network
 from k3m_jax.parallel.mesh import make_mesh
+from k3m_jax.parallel.shardings import unbox
 from k3m_jax.settings import Mesh, UserError
 from k3m_jax.training.compilation import Program
-from k3m_jax.training.step import gumbel_temperature, micro_batches
+from k3m_jax.training.state import init_state
+from k3m_jax.training.step import gumbel_temperature, micro_batches, train_step
 
 # Float32 sums in another order, over a few steps of Adam, which divides by small numbers.
 ACROSS_MESHES = {"rtol": 1e-4, "atol": 2e-5}
@@ -47,6 +50,22 @@ def assert_close(actual, expected):
 def test_every_mesh_computes_the_same(on_one_device, mesh):
     """Dropout is off, but the Gumbel noise of `hard` fusion is drawn: it too must not depend."""
     assert_close(run(tiny_program(TINY, *mesh)), on_one_device)
+
+
+def test_runs_that_differ_by_their_seed_share_a_program():
+    """So that repetitions of a run find it compiled."""
+
+    def programs(seed):
+        network = Network(tiny_settings(seed=seed))
+        initial = functools.partial(init_state, network)
+        state, batch = unbox(jax.eval_shape(initial, 0)), random_batch(TINY, TINY.training.batch)
+        step = jax.make_jaxpr(functools.partial(train_step, network))(np.uint32(seed), state, batch)
+        return str(jax.make_jaxpr(initial)(np.uint32(seed))), str(step)
+
+    assert programs(0) == programs(7)
+    state = tiny_program().init()
+    other = tiny_program(tiny_settings(seed=7)).init()
+    assert not np.array_equal(*(jax.tree.leaves(s.params)[0] for s in (state, other)))
 
 
 # Made by this test on a CPU with jax 0.10: what the first step of the tiny model says.

@@ -33,21 +33,31 @@ class Program:
         """Raises UserError where the batch or a parameter does not fit the mesh."""
         _check_batch(network, mesh)
         self.network, self.mesh = network, mesh
-        initial = functools.partial(init_state, network, network.settings.seed)
-        self.abstract_state: State = shardings.abstract_tree(mesh, jax.eval_shape(initial))
+        initial, everywhere = functools.partial(init_state, network), shardings.replicated(mesh)
+        self.abstract_state: State = shardings.abstract_tree(mesh, jax.eval_shape(initial, 0))
         state_shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
-        self._init = jax.jit(lambda: shardings.unbox(initial()), out_shardings=state_shardings)
+        self._init = jax.jit(
+            lambda seed: shardings.unbox(initial(seed)),
+            in_shardings=everywhere,
+            out_shardings=state_shardings,
+        )
         self._step = jax.jit(
             functools.partial(train_step, network),
-            in_shardings=(state_shardings, shardings.batch_sharding(mesh)),
-            out_shardings=(state_shardings, shardings.replicated(mesh)),
+            in_shardings=(everywhere, state_shardings, shardings.batch_sharding(mesh)),
+            out_shardings=(state_shardings, everywhere),
             # Where NaNs are looked for, jax runs a failed step again, operation by operation: its
             # input must still be there.
-            donate_argnums=() if network.settings.debug.nans else (0,),
+            donate_argnums=() if network.settings.debug.nans else (1,),
         )
 
         # A step needs nothing from the host. Without jit, each operation brings its constants.
         self._guard = "allow" if network.settings.debug.disable_jit else "disallow"
+
+    @functools.cached_property
+    def _seed(self) -> jax.Array:
+        """On the devices; those of a topology, which only compiles, could not hold it."""
+        seed = np.asarray(self.network.settings.seed, np.uint32)
+        return shardings.place_common(shardings.replicated(self.mesh), seed)
 
     def compile(self, options: Mapping[str, Any] | None = None) -> jax.stages.Compiled:
         """The step as `step` runs it; on devices of a topology it can be looked at, but not run."""
@@ -57,7 +67,8 @@ class Program:
             for name, (shape, dtype) in batch_spec(settings, settings.training.batch).items()
         }
         with shardings.use_mesh(self.mesh):
-            return self._step.lower(self.abstract_state, batch).compile(dict(options or {}))
+            seed = jax.ShapeDtypeStruct((), np.uint32)
+            return self._step.lower(seed, self.abstract_state, batch).compile(dict(options or {}))
 
     def init(self, weights: Mapping[str, np.ndarray | jax.Array] = MappingProxyType({})) -> State:
         """The state before the first step; the same for every mesh.
@@ -67,7 +78,7 @@ class Program:
             every process has all of them, or they lie on this mesh.
         """
         with shardings.use_mesh(self.mesh):
-            state = self._init()
+            state = self._init(self._seed)
         params = flat(state.params)
         for name, array in weights.items():
             params[name] = shardings.place_common(params[name].sharding, array)
@@ -82,7 +93,7 @@ class Program:
     def step(self, state: State, batch: Mapping[str, jax.Array]) -> tuple[State, Metrics]:
         """Dispatches one step and returns before it is computed; `state` is used up."""
         with shardings.use_mesh(self.mesh), jax.transfer_guard(self._guard):
-            return self._step(state, batch)
+            return self._step(self._seed, state, batch)
 
 
 def _check_batch(network: Network, mesh: Mesh) -> None:

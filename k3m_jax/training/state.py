@@ -21,7 +21,7 @@ class State(NamedTuple):
     skipped: jax.Array  # int32: steps refused because the loss or the gradient was not finite
 
 
-def init_state(network: Network, seed: int) -> State:
+def init_state(network: Network, seed: jax.Array | int) -> State:
     """The state before the first step, its arrays boxed with their logical names."""
     params = network.init_params(jax.random.key(seed))
     opt_state = make_optimizer(network.settings.optimizer).init(params)

@@ -37,7 +37,7 @@ def micro_batches(batch: Mapping[str, jax.Array], count: int, group: int) -> dic
 
 
 def train_step(
-    network: Network, state: State, batch: Mapping[str, jax.Array]
+    network: Network, seed: jax.Array, state: State, batch: Mapping[str, jax.Array]
 ) -> tuple[State, Metrics]:
     """The next state, and the losses and rates of this step as float32 scalars.
 
@@ -46,6 +46,7 @@ def train_step(
 
     Args:
       network: its settings say all that is not in the arrays.
+      seed: uint32, of the run. An array: one program serves repetitions of a run.
       state: unboxed.
       batch: as `data.batch.batch_spec` says, of all devices together.
     """
@@ -54,7 +55,7 @@ def train_step(
     objective = objective_of(settings.task)
     whole = objective.weights(batch)  # a micro-batch's own weights would average averages
     temperature = gumbel_temperature(network, state.step)
-    step_key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+    step_key = jax.random.fold_in(jax.random.key(seed), state.step)
 
     def loss(params, micro, key):
         noise, negatives = jax.random.split(key)
