@@ -54,6 +54,10 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
     ):
         tasks[task].optimizer.learning_rate = rate
         tasks[task].training.steps = steps
+    compared_at = tuple(tasks)
+    # Are differences those of models that have not learned enough yet?
+    tasks["long classification"] = tasks["classification"].copy_and_resolve_references()
+    tasks["long classification"].training.steps = 1000
     for config in (*models.values(), *tasks.values()):
         # Nothing is chosen by what is held out: the last step is measured.
         config.training.update(eval_every=0, checkpoint_every=100, keep=1)
@@ -71,19 +75,31 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
             "models": models,
             "tasks": tasks,
             "parts": (
-                {"models": compared, "corruptions": spoilt},
-                {"data": ("overlap 20 %",), "models": ("bert", "bert_pkg"), "corruptions": spoilt},
+                {"models": compared, "tasks": compared_at, "corruptions": spoilt},
+                {
+                    "data": ("overlap 20 %",),
+                    "models": ("bert", "bert_pkg"),
+                    "tasks": compared_at,
+                    "corruptions": spoilt,
+                },
                 {
                     "data": ("overlap 20 %",),
                     "models": ("k3m", *ABLATIONS),
+                    "tasks": compared_at,
                     "corruptions": ("TMR100", "TNR100"),
                 },
                 {
                     "data": ("overlap 20 %",),
                     "models": compared,
                     "tasks": ("classification",),
-                    "corruptions": ("MNR50", "MNR100"),
+                    "corruptions": ("MNR50", "MNR100", "TMR100", "TNR100"),
                     "training": "MNR50",
+                },
+                {
+                    "data": ("overlap 20 %",),
+                    "models": ("k3m", "vlbert_pkg"),
+                    "tasks": ("long classification",),
+                    "corruptions": ("TMR100", "IMR100", "TNR100", "KMR100", "MNR100"),
                 },
             ),
         }
@@ -99,6 +115,7 @@ def _tiny(grid: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     grid.models = {name: grid.models[name] for name in ("k3m", "bert_pkg")}
     grid.seeds = (0,)
     grid.data = {"tiny": {"products": 60}}
+    del grid.tasks["long classification"]
     grid.parts = (
         {"corruptions": ("TMR50", "TMR100")},
         {"models": ("k3m",), "tasks": ("classification",), "training": "MNR50"},
