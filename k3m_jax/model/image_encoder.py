@@ -1,7 +1,5 @@
 """The image encoder: regions of a picture, the whole picture first."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -62,8 +60,9 @@ class ImageEncoder(nn.Module):
         """The embedding's parameters lie beside the layers."""
         self.embedding = self.embed(self.sizes.width, self.dropout, self.dtype, self.deterministic)
         nn.share_scope(self, self.embedding)
+        fields = SelfAttentionLayer.fields_in(self, "image_embed")
         self.layers = repeat(
-            SelfAttentionLayer, self.sizes.layers, self.remat, **self._fields(), name="layers"
+            SelfAttentionLayer, self.sizes.layers, self.remat, **fields, name="layers"
         )
 
     def __call__(
@@ -85,15 +84,5 @@ class ImageEncoder(nn.Module):
 
     def stack(self) -> Stack:
         """The layers, for another schedule than one after the other."""
-        return Stack.of(self.layers, SelfAttentionLayer, self.remat, **self._fields())
-
-    def _fields(self) -> dict[str, Any]:
-        return {
-            "width": self.sizes.width,
-            "heads": self.sizes.heads,
-            "mlp": self.sizes.mlp,
-            "axis": "image_embed",
-            "dropout": self.dropout,
-            "dtype": self.dtype,
-            "deterministic": self.deterministic,
-        }
+        fields = SelfAttentionLayer.fields_in(self, "image_embed")
+        return Stack.of(self.layers, SelfAttentionLayer, self.remat, **fields)

@@ -227,6 +227,20 @@ class SelfAttentionLayer(nn.Module):
         )
         return layer(x, x, mask), None
 
+    @staticmethod
+    def fields_in(encoder: nn.Module, axis: str) -> dict[str, Any]:
+        """What the layers of an encoder are made with, from its sizes and the logical `axis`."""
+        sizes = encoder.sizes
+        return {
+            "width": sizes.width,
+            "heads": sizes.heads,
+            "mlp": sizes.mlp,
+            "axis": axis,
+            "dropout": encoder.dropout,
+            "dtype": encoder.dtype,
+            "deterministic": encoder.deterministic,
+        }
+
 
 def repeat(layer: type[nn.Module], times: int, remat: bool, **fields) -> nn.Module:
     """`times` layers of their own parameters, compiled once: a scan over stacked parameters.

@@ -1,7 +1,5 @@
 """The text encoder (BERT), shared by titles, knowledge texts and candidate triples."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -82,8 +80,9 @@ class TextEncoder(nn.Module):
             self.deterministic,
         )
         nn.share_scope(self, self.embedding)
+        fields = SelfAttentionLayer.fields_in(self, "embed")
         self.layers = repeat(
-            SelfAttentionLayer, self.sizes.layers, self.remat, **self._fields(), name="layers"
+            SelfAttentionLayer, self.sizes.layers, self.remat, **fields, name="layers"
         )
 
     def __call__(self, *texts: Text) -> tuple[jax.Array, ...]:
@@ -110,18 +109,8 @@ class TextEncoder(nn.Module):
 
     def stack(self) -> Stack:
         """The layers, for another schedule than one after the other."""
-        return Stack.of(self.layers, SelfAttentionLayer, self.remat, **self._fields())
-
-    def _fields(self) -> dict[str, Any]:
-        return {
-            "width": self.sizes.width,
-            "heads": self.sizes.heads,
-            "mlp": self.sizes.mlp,
-            "axis": "embed",
-            "dropout": self.dropout,
-            "dtype": self.dtype,
-            "deterministic": self.deterministic,
-        }
+        fields = SelfAttentionLayer.fields_in(self, "embed")
+        return Stack.of(self.layers, SelfAttentionLayer, self.remat, **fields)
 
 
 def property_and_value(
