@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
+import k3m_jax
 from k3m_jax.data import remote
 from k3m_jax.model.network import Network, Params
 from k3m_jax.parallel import shardings
@@ -63,8 +64,9 @@ class Meta:
     @classmethod
     def of(cls, settings: Settings, data: Sequence[str], vocabulary: str) -> "Meta":
         """Of a run that starts now."""
-        packages = ("k3m_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
-        versions = {name: _version(name) for name in packages}
+        packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
+        versions = {name: importlib.metadata.version(name) for name in packages}
+        versions = {k3m_jax.__name__: k3m_jax.__version__, **versions}
         return cls(dataclasses.asdict(settings), list(data), vocabulary, versions)
 
 
@@ -310,10 +312,3 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 def _first_line(errors: Mapping[int, Exception]) -> str:
     error = next(iter(errors.values()))
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # run from a clone, not installed
-        return "unknown"
