@@ -3,11 +3,14 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from conftest import ROOT
+from etils import epath
 
-from k3m_jax.evaluation.golden import compare, relative_error, table
+from k3m_jax.evaluation import golden as golden_module
+from k3m_jax.evaluation.golden import _Golden, compare, relative_error, table
 from k3m_jax.evaluation.golden_inputs import AdamW
 from k3m_jax.settings import UserError
 
@@ -104,14 +107,89 @@ def test_a_configuration_that_does_not_fit_is_told(tmp_path, change, message):
         compare(folder)
 
 
-def test_files_that_are_lacking_or_not_understood_are_told(tmp_path):
-    with pytest.raises(UserError, match=r"config\.json does not exist"):
+def test_a_folder_of_something_else_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"has no config\.json"):
         compare(tmp_path)
-    folder = _copy(tmp_path)
     with pytest.raises(UserError, match=r"no outputs_MODE\.npz"):
+        compare(_copy(tmp_path))
+
+
+def _cut(name):
+    def change(folder):
+        (folder / name).write_bytes((GOLDEN / name).read_bytes()[:500])
+
+    return change
+
+
+def _arrays(file, **changes):
+    """Arrays of a file changed, or left out by None."""
+
+    def change(folder):
+        arrays = dict(np.load(GOLDEN / file))
+        arrays |= {name: f(arrays[name]) for name, f in changes.items()}
+        np.savez(folder / file, **{n: x for n, x in arrays.items() if x is not None})
+
+    return change
+
+
+def _without(_):
+    return None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda f: (f / "inputs.npz").unlink(), r"inputs\.npz does not exist"),
+        (_cut("inputs.npz"), r"inputs\.npz is not an \.npz"),
+        (_cut("model.safetensors"), r"model\.safetensors is not a safetensors file"),
+        (_cut("config.json"), r"config\.json is not JSON"),
+        (_arrays("inputs.npz", image_loc=_without), r"lacks the array image_loc \[B, R, 5\]"),
+        (_arrays("inputs.npz", index_v=lambda x: x[:, :2]), r"index_v .* \(3, 2, 2\), .* X = 4"),
+        (_arrays("inputs.npz", image_label=lambda x: x[:, 1:]), r"image_label .* R = 7"),
+        (_arrays("inputs.npz", input_ids=np.ravel), r"input_ids \[B, T\] has the shape \(36,\)"),
+        (_arrays("inputs.npz", token_type_ids=np.ones_like), "token types other than 0"),
+        (_arrays("outputs_hard.npz", gumbel_v=_without), r"outputs_hard\.npz lacks gumbel_v"),
+        (
+            lambda f: (f / "outputs_hard.npz").rename(f / "outputs_hardest.npz"),
+            r"outputs_hardest\.npz: 'hardest' is no mode of fusion \(mean, soft, hard, ",
+        ),
+        (
+            lambda f: (f / "trajectory_mean.json").write_text('{"losses": [1.0]}'),
+            r"trajectory_mean\.json does not tell .* KeyError\('optimizer'\)",
+        ),
+        (
+            lambda f: (f / "trajectory_mean.json").rename(f / "trajectory_hard.json"),
+            r"trajectory_hard\.json: hard fusion draws anew at each step",
+        ),
+    ],
+)
+def test_files_and_arrays_that_are_lacking_or_not_understood_are_told(tmp_path, change, said):
+    arrays = "outputs_hard.npz" in said.replace("\\", "") or "hardest" in said
+    folder = _copy(tmp_path, "outputs_hard.npz" if arrays else "trajectory_mean.json")
+    change(folder)
+    with pytest.raises(UserError, match=said):
         compare(folder)
-    inputs = dict(np.load(GOLDEN / "inputs.npz"))
-    inputs["token_type_ids"] = np.ones_like(inputs["input_ids"])
-    np.savez(folder / "inputs.npz", **inputs)
-    with pytest.raises(UserError, match="token types"):
-        compare(folder)
+
+
+@pytest.mark.slow
+def test_the_total_that_is_differentiated_is_of_the_choices_that_were_drawn():
+    """The release's own total in `hard` mode, of which there are no golden gradients."""
+    golden = _Golden(epath.Path(GOLDEN))
+    total, _ = golden._differentiate("hard")(golden._model("hard")[2])
+    losses = np.load(GOLDEN / "outputs_hard.npz")
+    parts = ("loss_mlm", "loss_mom", "loss_mlm_pv", "loss_struct")
+    np.testing.assert_allclose(total, sum(losses[name][0] for name in parts), rtol=1e-5)
+
+
+def test_accelerators_are_asked_for_whole_float32(monkeypatch):
+    """On a CPU all precisions are one: seen is what is asked for while numbers are made."""
+    seen = []
+
+    def spy(*args):
+        seen.append(jax.config.jax_default_matmul_precision)
+        raise UserError("enough")
+
+    monkeypatch.setattr(golden_module, "released_batch", spy)
+    with pytest.raises(UserError, match="enough"):
+        compare(GOLDEN)
+    assert seen == ["highest"]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
+from etils import epath
 from safetensors.numpy import load_file
 from tiny import TINY, released, tiny_settings
 
@@ -20,7 +21,7 @@ from k3m_jax.model.interleaving import Schedule, interact
 from k3m_jax.model.layers import SelfAttentionLayer, Stack, repeat
 from k3m_jax.model.network import Network
 from k3m_jax.model.pretrained.name_map import read_tensors, write_tensors
-from k3m_jax.model.pretrained.released_k3m import model_settings, name_map
+from k3m_jax.model.pretrained.released_k3m import check_config, model_settings, name_map
 from k3m_jax.model.weights_file import abstract_params, nested
 from k3m_jax.objectives import pretraining
 from k3m_jax.objectives.sums import safe_ratio
@@ -107,7 +108,8 @@ CONFIG = {
 def test_no_size_is_anyone_s_but_the_configuration_s(mode):
     """No two sizes are alike, no block is preceded by as many layers as another."""
     image = s.Image(front_end="regions", regions=6, feature_dim=10, classes=9)
-    settings = tiny_settings(model=model_settings(CONFIG, mode), image=image)
+    model = model_settings(epath.Path("config.json"), CONFIG, mode)
+    settings = tiny_settings(model=model, image=image)
     network = Network(settings)
     params = abstract_params(network)
     names = name_map(settings)
@@ -120,6 +122,23 @@ def test_no_size_is_anyone_s_but_the_configuration_s(mode):
     outputs = jax.eval_shape(network.apply, nested(params), random_batch(settings, 4))
     assert outputs.streams.fused.image.shape == (4, 7, 20)
     assert outputs.pair_logits.shape == (4, 2, 2)
+
+
+def test_other_sizes_are_told_all_at_once_with_what_to_set():
+    path = epath.Path("config.json")
+    image = s.Image(front_end="regions", regions=6, feature_dim=10, classes=9)
+    fitting = tiny_settings(model=model_settings(path, CONFIG, "mean"), image=image)
+    check_config(path, CONFIG, fitting)
+    theirs = CONFIG | {"intermediate_size": 44, "t_biattention_id": [1, 2, 6]}
+    with pytest.raises(UserError) as told:
+        check_config(path, theirs, fitting)
+    for said in (
+        "config.json: text.mlp is 44, but model.text.mlp is 40; ",
+        "interactor.text_layers is (1, 2, 6), but model.interactor.text_layers is (1, 1, 6): set ",
+        "--config.model.text.mlp=44 --config.model.interactor.text_mlp=44 ",
+        "'--config.model.interactor.text_layers=(1, 2, 6)'",
+    ):
+        assert said in str(told.value)
 
 
 # -- any batch
@@ -184,9 +203,10 @@ def _fitting(settings, tensors):
 @pytest.fixture(scope="module")
 def golden_settings():
     """Settings that the golden parameters fit."""
-    config = json.loads((GOLDEN / "config.json").read_text())
+    path = epath.Path(GOLDEN / "config.json")
     image = s.Image(front_end="regions", regions=6, feature_dim=40, classes=17)
-    return tiny_settings(model=model_settings(config, "soft"), image=image)
+    model = model_settings(path, json.loads(path.read_text()), "soft")
+    return tiny_settings(model=model, image=image)
 
 
 def test_every_name_is_used_or_known_to_be_dead(golden_settings):

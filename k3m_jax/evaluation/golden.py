@@ -6,22 +6,29 @@ may be lacking.
 """
 
 import functools
-import json
-import pathlib
+import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from safetensors.numpy import load_file
+from etils import epath
 
 from k3m_jax import settings as schema
-from k3m_jax.evaluation.golden_inputs import AdamW, released_batch, released_settings
+from k3m_jax.evaluation.golden_inputs import (
+    read_arrays,
+    read_trajectory,
+    released_batch,
+    released_settings,
+    sizes_of,
+)
+from k3m_jax.model import fusion
 from k3m_jax.model.network import Network
+from k3m_jax.model.pretrained import source
 from k3m_jax.model.pretrained.name_map import NameMap, read_tensors, write_tensors
-from k3m_jax.model.pretrained.released_k3m import name_map
+from k3m_jax.model.pretrained.released_k3m import model_settings, name_map
 from k3m_jax.model.released_k3m import DRAWN, ByModality, ReleasedOutputs, bound
-from k3m_jax.model.weights_file import abstract_params, flat, nested
+from k3m_jax.model.weights_file import abstract_params, flat, nested, read_weights
 from k3m_jax.objectives import pretraining
 from k3m_jax.objectives.sums import safe_ratio
 from k3m_jax.settings import Settings, UserError
@@ -31,6 +38,7 @@ OUTPUT_LIMIT, GRADIENT_LIMIT, TRAJECTORY_LIMIT = 1e-5, 1e-4, 1e-4
 GRADIENT_FLOOR = 1e-3
 
 STREAMS = ("t", "v", "pv")  # as the release calls title, image and knowledge
+NOISE = "gumbel_"  # what `hard` fusion drew for each of these, beside its outputs
 
 # A loss of the release and what it is called here.
 LOSSES = {
@@ -57,13 +65,15 @@ class Difference(NamedTuple):
         return self.error <= self.limit
 
 
-def compare(folder: pathlib.Path) -> list[Difference]:
+# Products of float32 matrices in float32: accelerators would keep 8 to 11 bits of the factors.
+@jax.default_matmul_precision("highest")
+def compare(folder: epath.PathLike) -> list[Difference]:
     """Every tensor of a folder of golden values against ours, in float32.
 
     Raises:
-      UserError: a file that is lacking or not understood.
+      UserError: a file, an array or a key that is lacking or not understood.
     """
-    golden = _Golden(folder)
+    golden = _Golden(epath.Path(folder))
     results = [each for mode in golden.modes("outputs", "npz") for each in golden.outputs(mode)]
     results += [each for mode in golden.modes("grads", "npz") for each in golden.gradients(mode)]
     results += [golden.trajectory(mode) for mode in golden.modes("trajectory", "json")]
@@ -116,27 +126,30 @@ def relative_error(ours: Any, golden: np.ndarray, floor: float = 0.0) -> float:
 class _Golden:
     """One folder; what its files share is read, made and compiled once."""
 
-    def __init__(self, folder: pathlib.Path):
-        self._folder = pathlib.Path(folder)
-        self._config = json.loads(self._file("config.json").read_text())
-        self._tensors = load_file(self._file("model.safetensors"))
-        inputs = dict(np.load(self._file("inputs.npz")))
-        if any(inputs[name].any() for name in ("token_type_ids", "token_type_ids_pv")):
-            raise UserError(f"{folder}/inputs.npz: token types other than 0 are not supported")
-        self._inputs, self._features = inputs, inputs["image_feat"]
-        self._batch = released_batch(inputs)
+    def __init__(self, folder: epath.Path):
+        self._folder = folder
+        self._config = source.read_config(folder)
+        self._tensors, _ = read_weights(folder / source.SAFETENSORS[0])
+        path = folder / "inputs.npz"
+        inputs = read_arrays(path)
+        self._sizes = sizes_of(inputs, path)
+        self._features, self._batch = inputs["image_feat"], released_batch(inputs)
         self._model = functools.cache(self._make_model)
         self._differentiate = functools.cache(self._make_differentiate)
 
     def modes(self, kind: str, suffix: str) -> list[str]:
         """Of the files of a kind."""
-        files = self._folder.glob(f"{kind}_*.{suffix}")
-        return sorted(path.stem.removeprefix(f"{kind}_") for path in files)
+        found, known = {}, typing.get_args(fusion.Mode)
+        for path in self._folder.glob(f"{kind}_*.{suffix}"):
+            found[path.stem.removeprefix(f"{kind}_")] = path
+        for mode in found.keys() - set(known):
+            raise UserError(f"{found[mode]}: {mode!r} is no mode of fusion ({', '.join(known)})")
+        return sorted(found)
 
     def outputs(self, mode: str) -> Iterator[Difference]:
         """What the forward pass gives."""
-        golden = self._arrays(f"outputs_{mode}.npz")
-        noise = ByModality(*(golden.pop(f"gumbel_{stream}", None) for stream in STREAMS))
+        path = self._folder / f"outputs_{mode}.npz"
+        golden = {n: x for n, x in read_arrays(path).items() if not n.startswith(NOISE)}
         settings, _, params = self._model(mode)
 
         @jax.jit
@@ -144,19 +157,20 @@ class _Golden:
             outputs = bound(settings, params).outputs(views, batch, 1.0, noise)
             return _tensors(outputs, batch, settings.objectives)
 
-        ours = tensors(params, self._views, self._batch, noise)
-        self._check_names(f"outputs_{mode}.npz", golden, ours)
+        ours = tensors(params, self._views, self._batch, self._noise(mode))
+        _check_names(path, golden, ours)
         for name, tensor in golden.items():
             error = relative_error(ours[name], tensor)
             yield Difference(mode, "outputs", name, error, OUTPUT_LIMIT)
 
     def gradients(self, mode: str) -> Iterator[Difference]:
         """Of the total loss, by the parameters' names in the release."""
-        golden = self._arrays(f"grads_{mode}.npz")
+        path = self._folder / f"grads_{mode}.npz"
+        golden = read_arrays(path)
         _, names, params = self._model(mode)
         _, gradient = self._differentiate(mode)(params)
         ours = write_tensors(gradient, names)
-        self._check_names(f"grads_{mode}.npz", golden, ours)
+        _check_names(path, golden, ours)
         floor = GRADIENT_FLOOR * max(np.abs(tensor).max() for tensor in golden.values())
         for name, tensor in golden.items():
             error = relative_error(ours[name], tensor, floor)
@@ -164,15 +178,16 @@ class _Golden:
 
     def trajectory(self, mode: str) -> Difference:
         """The losses over a few steps of AdamW."""
-        name = f"trajectory_{mode}.json"
-        told = json.loads(self._file(name).read_text())
-        adamw = AdamW.parse(told["optimizer"], f"{self._folder}/{name}")
+        path = self._folder / f"trajectory_{mode}.json"
+        if mode == "hard":
+            raise UserError(f"{path}: hard fusion draws anew at each step, nothing to compare with")
+        adamw, golden = read_trajectory(path)
         params, moments, losses = flat(self._model(mode)[2]), {}, []
-        for step, _ in enumerate(told["losses"], 1):
+        for step in range(1, len(golden) + 1):
             loss, gradient = self._differentiate(mode)(nested(params))
             losses.append(float(loss))
             params, moments = adamw.step(step, params, flat(jax.device_get(gradient)), moments)
-        error = relative_error(losses, np.array(told["losses"]))
+        error = relative_error(losses, golden)
         tensor = f"loss of {len(losses)} steps"
         return Difference(mode, "trajectory", tensor, error, TRAJECTORY_LIMIT)
 
@@ -185,7 +200,8 @@ class _Golden:
 
     def _make_model(self, mode: str) -> tuple[Settings, NameMap, Any]:
         """Settings, names and parameters."""
-        settings = released_settings(self._config, self._inputs, mode)
+        model = model_settings(self._folder / source.CONFIG, self._config, mode)
+        settings = released_settings(model, self._sizes)
         names = name_map(settings, self._tensors)
         wanted = nested(abstract_params(Network(settings)))
         return settings, names, read_tensors(self._tensors, names, wanted)[0]
@@ -194,27 +210,29 @@ class _Golden:
         """Parameters -> the total loss and its gradient."""
         settings, _, _ = self._model(mode)
 
-        def loss(params, features, batch):
+        def loss(params, features, batch, noise):
             model = bound(settings, params)
-            outputs = model.outputs(model.interacted(features, batch), batch, 1.0, DRAWN)
+            outputs = model.outputs(model.interacted(features, batch), batch, 1.0, noise)
             sums = pretraining.sums(outputs, batch, settings.objectives, None)
             return pretraining.total(sums, pretraining.weights(batch), settings.objectives)
 
-        differentiate = jax.jit(jax.value_and_grad(loss))
-        return lambda params: differentiate(params, self._features, self._batch)
+        differentiate, noise = jax.jit(jax.value_and_grad(loss)), self._noise(mode)
+        return lambda params: differentiate(params, self._features, self._batch, noise)
 
-    def _file(self, name: str) -> pathlib.Path:
-        path = self._folder / name
-        if not path.is_file():
-            raise UserError(f"{path} does not exist: name a folder of golden values")
-        return path
+    def _noise(self, mode: str) -> ByModality:
+        """What was drawn for the choices of `hard` fusion."""
+        if mode != "hard":
+            return DRAWN
+        path = self._folder / f"outputs_{mode}.npz"
+        golden, names = read_arrays(path), [NOISE + stream for stream in STREAMS]
+        if lacking := [name for name in names if name not in golden]:
+            raise UserError(f"{path} lacks {lacking[0]}, the noise that was drawn [B, positions, 3, width]")
+        return ByModality(*(golden[name] for name in names))
 
-    def _arrays(self, name: str) -> dict[str, np.ndarray]:
-        return dict(np.load(self._file(name)))
 
-    def _check_names(self, file: str, golden: Iterable[str], ours: Iterable[str]) -> None:
-        if unknown := sorted(set(golden) - set(ours)):
-            raise UserError(f"{self._folder}/{file}: nothing here is called {unknown[0]}")
+def _check_names(path: epath.Path, golden: Iterable[str], ours: Iterable[str]) -> None:
+    if unknown := sorted(set(golden) - set(ours)):
+        raise UserError(f"{path}: nothing here is called {unknown[0]}")
 
 
 def _tensors(

@@ -1,32 +1,106 @@
 """The files of golden values of the release as settings, batches and optimizer of ours."""
 
 import dataclasses
+import io
+import json
 import re
+import zipfile
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
+from etils import epath
 
 from k3m_jax import settings as schema
-from k3m_jax.model.pretrained.released_k3m import model_settings
 from k3m_jax.settings import Settings, UserError
 
 Arrays = Mapping[str, np.ndarray]
 
+# The arrays of inputs.npz; the letters are those of the legend in `data.batch`.
+SHAPES = {
+    "input_ids": "BT",
+    "token_type_ids": "BT",
+    "attention_mask": "BT",
+    "masked_lm_labels": "BT",
+    "image_feat": "BRF",
+    "image_loc": "BR5",
+    "image_attention_mask": "BR",
+    "image_label": "BN",
+    "image_target": "BNC",
+    "input_ids_pv": "BK",
+    "token_type_ids_pv": "BK",
+    "attention_mask_pv": "BK",
+    "masked_lm_labels_pv": "BK",
+    "index_p": "BX2",
+    "index_v": "BX2",
+    "next_sentence_label": "B",
+    "next_sentence_label_pv_v": "B",
+    "next_sentence_label_pv_t": "B",
+}
 
-def released_settings(
-    config: Mapping[str, Any], inputs: Mapping[str, np.ndarray], mode: str
-) -> Settings:
-    """The preset at the sizes of a folder, in one mode of fusion; raises UserError."""
-    B, T = inputs["input_ids"].shape
-    _, X, _ = inputs["index_p"].shape
-    _, N, C = inputs["image_target"].shape
-    lengths = schema.Lengths(title=T, knowledge=inputs["input_ids_pv"].shape[1], triples=X)
-    width = inputs["image_feat"].shape[2]
-    model = model_settings(config, mode)
+
+def read_arrays(path: epath.Path) -> dict[str, np.ndarray]:
+    """An .npz file; UserError where it is none."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist: name a folder of golden values")
+    try:
+        return dict(np.load(io.BytesIO(path.read_bytes())))
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not an .npz of arrays: {error}") from error
+
+
+def read_trajectory(path: epath.Path) -> tuple["AdamW", np.ndarray]:
+    """The optimizer of a trajectory file, and the losses before each of its steps.
+
+    Raises:
+      UserError: it does not say both, or the optimizer is not known here.
+    """
+    try:
+        told = json.loads(path.read_text())
+        optimizer, losses = str(told["optimizer"]), np.array(told["losses"], np.float64)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} does not tell `optimizer` and `losses`: {error!r}") from error
+    return AdamW.parse(optimizer, str(path)), losses
+
+
+def sizes_of(inputs: Arrays, path: epath.Path) -> dict[str, int]:
+    """The size of each letter of `SHAPES`.
+
+    Raises:
+      UserError: an array is lacking, or its shape is not as the others'; `path` is named.
+    """
+    sizes = {"2": 2, "5": 5}
+    for name, letters in SHAPES.items():
+        told = f"{name} [{', '.join(letters)}]"
+        if name not in inputs:
+            raise UserError(f"{path} lacks the array {told}: docs/fidelity.md has them all")
+        if len(inputs[name].shape) != len(letters):
+            raise UserError(f"{path}: {told} has the shape {inputs[name].shape}")
+        for letter, size in zip(letters, inputs[name].shape, strict=True):
+            if letter == "N":  # the regions without the whole picture
+                letter, size = "R", size + 1
+            if sizes.setdefault(letter, size) != size:
+                raise UserError(
+                    f"{path}: {told} has the shape {inputs[name].shape}, but the arrays before it "
+                    f"have {letter} = {sizes[letter]}"
+                )
+    if any(inputs[name].any() for name in ("token_type_ids", "token_type_ids_pv")):
+        raise UserError(f"{path}: token types other than 0 are not supported")
+    return sizes
+
+
+def released_settings(model: schema.Model, sizes: Mapping[str, int]) -> Settings:
+    """The preset's `model` and the sizes of inputs that `sizes_of` tells; raises UserError."""
+    B, T = sizes["B"], sizes["T"]
+    lengths = schema.Lengths(title=T, knowledge=sizes["K"], triples=sizes["X"])
     settings = Settings(
         lengths=dataclasses.replace(lengths, candidate=min(T, lengths.candidate)),
-        image=schema.Image(front_end="regions", regions=N, feature_dim=width, classes=C),
+        image=schema.Image(
+            front_end="regions",
+            regions=sizes["R"] - 1,
+            feature_dim=sizes["F"],
+            classes=sizes["C"],
+        ),
         model=model,
         objectives=schema.Objectives(group=B),
         training=schema.Training(batch=B),

@@ -3,10 +3,11 @@
 Its MLM head is taken too where the file has it.
 """
 
-import pathlib
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
+
+from etils import epath
 
 from k3m_jax.model.pretrained import configuration
 from k3m_jax.model.pretrained import transformer_names as names_of
@@ -16,7 +17,7 @@ from k3m_jax.settings import Settings
 KIND = "BERT"
 
 
-def check_config(path: pathlib.Path, config: Mapping[str, Any], chosen: Settings) -> None:
+def check_config(path: epath.Path, config: Mapping[str, Any], chosen: Settings) -> None:
     """Raises UserError where the model that `config` describes is not the run's text encoder."""
     configuration.check_architecture(path, config, KIND, model_type="bert")
     configuration.check_sizes(

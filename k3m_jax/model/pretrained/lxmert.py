@@ -1,9 +1,10 @@
 """LXMERT (Tan and Bansal, 2019), as Hugging Face folders have it, into the preset `lxmert`."""
 
-import pathlib
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
+
+from etils import epath
 
 from k3m_jax.model.pretrained import configuration
 from k3m_jax.model.pretrained import transformer_names as names_of
@@ -13,7 +14,7 @@ from k3m_jax.settings import Settings, UserError
 KIND = "LXMERT"
 
 
-def check_config(path: pathlib.Path, config: Mapping[str, Any], chosen: Settings) -> None:
+def check_config(path: epath.Path, config: Mapping[str, Any], chosen: Settings) -> None:
     """Raises UserError where the model that `config` describes is not the run's."""
     configuration.check_architecture(path, config, KIND, model_type="lxmert", visual_pos_dim=4)
     if chosen.model.preset != "lxmert":

@@ -1,10 +1,11 @@
 """The public PyTorch release of K3M: its configuration and the names of its parameters."""
 
 import dataclasses
-import pathlib
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
+
+from etils import epath
 
 from k3m_jax import settings
 from k3m_jax.model.pretrained import configuration
@@ -22,10 +23,11 @@ DEAD = r".*\.q_dense[12]\..*|bert_tri\.[tv]_pooler\..*|map_individual_to_bi\..*"
 SCORES, SOFT = r"|score_(self|cross[12])_.*", r"|soft_.*"
 
 
-def model_settings(config: Mapping[str, Any], fusion: str) -> settings.Model:
+def model_settings(path: epath.Path, config: Mapping[str, Any], fusion: str) -> settings.Model:
     """The model that a release's `config.json` describes.
 
     Args:
+      path: of the file, for error messages.
       config: as read from the file; dropout is left to the caller.
       fusion: mode; the release keeps it elsewhere.
 
@@ -35,12 +37,10 @@ def model_settings(config: Mapping[str, Any], fusion: str) -> settings.Model:
 
     def get(key: str) -> Any:
         if key not in config:
-            raise UserError(f"{key} is lacking in the configuration of {KIND}")
+            raise UserError(f"{path} has no {key}: it is not the configuration of {KIND}")
         return config[key]
 
-    for key, only in (("hidden_act", "gelu"), ("v_hidden_act", "gelu"), ("type_vocab_size", 2)):
-        if config.get(key, only) != only:
-            raise UserError(f"{key} is {config[key]!r}, but {KIND} has {only!r}")
+    configuration.check_architecture(path, config, KIND, v_hidden_act="gelu")
     blocks = len(get("t_biattention_id"))
     return settings.Model(
         preset="release",
@@ -74,17 +74,20 @@ def model_settings(config: Mapping[str, Any], fusion: str) -> settings.Model:
     )
 
 
-def check_config(path: pathlib.Path, config: Mapping[str, Any], chosen: Settings) -> None:
+def check_config(path: epath.Path, config: Mapping[str, Any], chosen: Settings) -> None:
     """Raises UserError where the model that `config` describes is not the run's."""
     if chosen.model.preset != "release":
         raise UserError(
             f"{path}: {KIND} is of the preset 'release': take --config=configs/k3m_release.py"
         )
-    told, model = model_settings(config, chosen.model.fusion.mode), chosen.model
-    for key, ours in dataclasses.asdict(model).items():
-        theirs = dataclasses.asdict(told)[key]
-        if key in ("text", "image", "interactor") and ours != theirs:
-            raise UserError(f"{path}: model.{key} is {ours}, but the weights have {theirs}")
+    told = dataclasses.asdict(model_settings(path, config, chosen.model.fusion.mode))
+    ours = dataclasses.asdict(chosen.model)
+    pairs = [
+        (f"{part}.{key}", theirs, f"model.{part}.{key}", ours[part][key])
+        for part in ("text", "image", "interactor")
+        for key, theirs in told[part].items()
+    ]
+    configuration.check_pairs(path, pairs)
     configuration.check_vocabulary(path, config, chosen)
 
 

@@ -5,10 +5,10 @@ nothing that a file brings along.
 """
 
 import json
-import pathlib
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from k3m_jax.model.weights_file import read_weights
 from k3m_jax.settings import UserError
@@ -18,12 +18,12 @@ SAFETENSORS = ("model.safetensors", "model-*-of-*.safetensors")  # whole, or in 
 PYTORCH = ("pytorch_model.bin", "pytorch_model-*-of-*.bin", "*.pt", "*.pth", "*.bin")
 
 
-def read_config(folder: pathlib.Path) -> dict[str, Any]:
+def read_config(folder: epath.Path) -> dict[str, Any]:
     """`config.json`; UserError where there is none."""
     path = folder / CONFIG
     if not path.is_file():
         raise UserError(
-            f"--input: {folder} has no {CONFIG}, which tells the sizes of the weights: put the one "
+            f"{folder} has no {CONFIG}, which tells the sizes of the weights: put the one "
             "that came with them beside them"
         )
     try:
@@ -35,7 +35,7 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     return config
 
 
-def read_folder(folder: pathlib.Path) -> dict[str, np.ndarray]:
+def read_folder(folder: epath.Path) -> dict[str, np.ndarray]:
     """All tensors of a folder, of its safetensors where it has any.
 
     Raises:
@@ -45,23 +45,24 @@ def read_folder(folder: pathlib.Path) -> dict[str, np.ndarray]:
         for pattern in patterns:
             if paths := sorted(folder.glob(pattern)):
                 return {name: tensor for path in paths for name, tensor in read(path).items()}
-    raise UserError(f"--input: {folder} has no weights, neither {SAFETENSORS[0]} nor {PYTORCH[0]}")
+    raise UserError(f"{folder} has no weights, neither {SAFETENSORS[0]} nor {PYTORCH[0]}")
 
 
-def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: epath.Path) -> dict[str, np.ndarray]:
     return read_weights(path)[0]
 
 
-def _read_pytorch(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _read_pytorch(path: epath.Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError as error:
         raise UserError(
-            f"{path} is a PyTorch file: pip install -r requirements-torch.txt to read it, or save "
-            f"the model as {SAFETENSORS[0]}"
+            f"{path} is a PyTorch file, and torch can't be imported ({error}): "
+            f"pip install -r requirements-torch.txt, or save the model as {SAFETENSORS[0]}"
         ) from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's own, zipfile's, torch's: each damage has another
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(

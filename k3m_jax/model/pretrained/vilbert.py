@@ -4,10 +4,11 @@ ViLBERT runs layers and co-attention in turns, K3M all layers before the interac
 imported begins from ViLBERT's parameters, but does not compute what ViLBERT computes.
 """
 
-import pathlib
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
+
+from etils import epath
 
 from k3m_jax.model.pretrained import bert, configuration
 from k3m_jax.model.pretrained import transformer_names as names_of
@@ -17,7 +18,7 @@ from k3m_jax.settings import Settings, UserError
 KIND = "ViLBERT"
 
 
-def check_config(path: pathlib.Path, config: Mapping[str, Any], chosen: Settings) -> None:
+def check_config(path: epath.Path, config: Mapping[str, Any], chosen: Settings) -> None:
     """Raises UserError where the model that `config` describes does not fit the run's."""
     configuration.check_architecture(path, config, KIND, v_hidden_act="gelu")
     if chosen.image.front_end != "regions":
