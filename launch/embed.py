@@ -8,10 +8,10 @@ used are told in embeddings.rejects.jsonl, as in building.
 """
 
 import os
-import pathlib
 
 from absl import app, flags
 
+from k3m_jax.data import remote
 from k3m_jax.data.catalogues import FORMATS
 from k3m_jax.serving import from_pretrained
 from k3m_jax.serving.dump import embed_dump
@@ -31,9 +31,9 @@ def main(argv: list[str]) -> None:
     """Embeds, writes and reports."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    output = pathlib.Path(OUTPUT.value)
-    if output.suffix != ".npz" or not output.absolute().parent.is_dir():
-        raise UserError(f"--output: {output} is not an .npz in a folder that exists")
+    output = remote.absolute(OUTPUT.value)
+    if output.suffix != ".npz" or not (remote.is_remote(output) or output.parent.is_dir()):
+        raise UserError(f"--output: {OUTPUT.value} is not an .npz in a folder that exists")
     found = embed_dump(
         from_pretrained(MODEL.value),
         FORMAT.value,

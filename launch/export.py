@@ -6,9 +6,7 @@ The folder holds the weights, the settings, the tokenizer, a model card with the
 and its functions compiled ahead for each platform. docs/serving.md tells more.
 """
 
-import pathlib
-
-from absl import app, flags, logging
+from absl import app, flags
 from etils import epath
 
 from k3m_jax.serving.functions import PLATFORMS
@@ -27,18 +25,17 @@ def main(argv: list[str]) -> None:
     """Exports, and lists what was written."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    logging.set_verbosity(logging.WARNING)  # of Orbax, which tells of each file it reads
-    which, output = CHECKPOINT.value, pathlib.Path(OUTPUT.value)
+    output = epath.Path(OUTPUT.value)
     export_run(
         epath.Path(WORKDIR.value),
         output,
-        which=int(which) if which.isdecimal() else which,
+        which=cli.checkpoint(CHECKPOINT),
         platforms=ON.value,
         sources=SOURCES.value,
         tokenizer=TOKENIZER.value,
     )
     for path in sorted(output.iterdir()):
-        print(f"{path.stat().st_size:>13,}  {path}")
+        print(f"{path.stat().length:>13,}  {path}")
     print(f"next: python -m launch.embed --model={output} --help, or read {output}/README.md")
 
 

@@ -8,9 +8,8 @@ config.json and, where there is one, their tokenizer. The configuration is that 
 sizes and vocabulary must agree, and what does not is told. docs/weights.md has the formats.
 """
 
-import pathlib
-
 from absl import app, flags
+from etils import epath
 from ml_collections import config_flags
 
 from k3m_jax.data.pipeline import open_inputs
@@ -29,14 +28,14 @@ def main(argv: list[str]) -> None:
     """Imports, and tells what became of the names."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    settings, tokenizer, output = cli.read_settings(CONFIG), None, pathlib.Path(OUTPUT.value)
+    settings, tokenizer, output = cli.read_settings(CONFIG), None, epath.Path(OUTPUT.value)
     if settings.data.sources:
         inputs = open_inputs(settings.data)
         settings, tokenizer = inputs.resolve(settings), inputs.tokenizer
     elif settings.data.tokenizer:
         tokenizer = Tokenizer.load(settings.data.tokenizer)
-    source = pathlib.Path(INPUT.value)
-    print(report(import_weights(FORMAT.value, source, output, settings, tokenizer)))
+    imported = import_weights(FORMAT.value, INPUT.value, output, settings, tokenizer)
+    print(report(imported))
     print(f"written: {output}; next: python -m launch.pretrain --config.init_from={output} …")
 
 

@@ -91,6 +91,8 @@ def change_config(folder, **keys):
         (lambda f: (f / CONFIG).write_text("[]"), "not a model exported by k3m_jax"),
         (lambda f: change_config(f, format="bert"), "not a model exported by k3m_jax"),
         (lambda f: change_config(f, version=2), "has version 2 of the format, .* reads up to 1"),
+        (lambda f: change_config(f, version=None), "config.json is damaged: it has no version"),
+        (lambda f: change_config(f, settings="s"), "config.json is damaged: it has no settings"),
         (lambda f: change_config(f, settings={"sed": 1}), "unknown setting sed"),
         (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json is missing"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "is not the one that was exported"),

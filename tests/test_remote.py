@@ -10,16 +10,22 @@ import numpy as np
 import pytest
 from etils import epath
 from etils.epath import backend
+from exported import export, tiny_model, tiny_params
 from orbax.checkpoint._src.path import gcs_utils
 
 from k3m_jax.data import remote
 from k3m_jax.data.building import build
 from k3m_jax.data.shards import open_shards
 from k3m_jax.evaluation.curves import draw_curves
+from k3m_jax.model.pretrained.importing import import_weights
+from k3m_jax.model.weights_file import WEIGHTS, flat, read_weights
+from k3m_jax.serving import from_pretrained
+from k3m_jax.serving.dump import Embedded
 from k3m_jax.settings import UserError
 from k3m_jax.training.checkpoints import Checkpoints, Meta, load_meta
 from k3m_jax.training.metrics import METRICS, TIMING, MetricWriter, read_metrics
 from tests.buckets import Buckets
+from tests.pretrained import HF_BERT, bert_settings
 from tests.test_shards import arguments, everything, write_catalogue
 
 
@@ -119,6 +125,58 @@ def test_metrics_events_and_curves_of_a_run_in_a_bucket(bucket):
     assert closed.stat().length > 50
     draw_curves(lines, workdir / "curves.png")
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_weights_are_imported_from_a_bucket_into_a_bucket(bucket, tmp_path):
+    for file in HF_BERT.iterdir():
+        epath.Path(file).copy(epath.Path(bucket) / "bert" / file.name)
+    import_weights("bert", HF_BERT, tmp_path / "weights", bert_settings(), None)
+    import_weights("bert", f"{bucket}/bert", f"{bucket}/weights", bert_settings(), None)
+    local, local_meta = read_weights(tmp_path / "weights" / WEIGHTS)
+    weights, meta = read_weights(f"{bucket}/weights/{WEIGHTS}")
+    assert meta == local_meta | {"source": "bert"}
+    assert weights.keys() == local.keys()
+    assert all(np.array_equal(weights[name], array) for name, array in local.items())
+    with pytest.raises(UserError, match="gs://bucket/weights exists and is not empty"):
+        import_weights("bert", HF_BERT, f"{bucket}/weights", bert_settings(), None)
+
+
+def test_a_model_is_exported_to_a_bucket_and_opened_there(bucket):
+    export(epath.Path(bucket) / "model", tiny_model(), card="# A model")
+    model = from_pretrained(f"{bucket}/model")
+    expected = flat(tiny_params(tiny_model()))
+    assert all(np.array_equal(x, expected[name]) for name, x in flat(model.params).items())
+    assert (epath.Path(bucket) / "model/README.md").read_text() == "# A model"
+    Embedded(np.ones((2, 3), np.float32), ["a", "b"]).save(epath.Path(bucket) / "shop.npz")
+    with (epath.Path(bucket) / "shop.npz").open("rb") as file, np.load(file) as written:
+        assert written["ids"].tolist() == ["a", "b"]
+        assert written["vectors"].shape == (2, 3)
+
+
+@pytest.mark.parametrize("where", ["local", "bucket"])
+def test_a_folder_is_whole_or_not_there(bucket, tmp_path, where):
+    folder = epath.Path(bucket if where == "bucket" else tmp_path) / "models/first"
+
+    def stopped(partial):
+        (partial / "weights").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), remote.whole_folder(folder) as partial:
+        stopped(partial)
+    assert not folder.exists()
+    with remote.whole_folder(folder) as partial:
+        (partial / "weights").write_text("all")
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("weights", "all")]
+    assert [path.name for path in folder.parent.iterdir()] == ["first"]
+
+
+def test_a_folder_that_cannot_be_made_is_a_mistake(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match=r"--output: .*file/model can't be written"),
+        remote.whole_folder(tmp_path / "file/model"),
+    ):
+        pass
 
 
 def test_only_what_is_new_is_pushed(bucket):

@@ -12,6 +12,7 @@ from conftest import ROOT
 from exported import tiny_params, write_run
 
 from k3m_jax.data.pipeline import open_inputs
+from k3m_jax.evaluation import task_report
 from k3m_jax.evaluation.report import Report, Row
 from k3m_jax.model.weights_file import flat, read_weights
 from k3m_jax.serving import from_pretrained
@@ -33,6 +34,11 @@ def run(tmp_path_factory):
     for split, step in (("valid", 7), ("test", 3)):
         report = Report((row, Row("mlm_loss")), 2, step, split)
         (folder / "run" / f"evaluation-{split}.json").write_text(json.dumps(report.json()))
+        accuracy = task_report.Row("accuracy", 0.875, (0.75, 0.9), {"majority": 0.125})
+        probe = task_report.TaskReport(
+            "probe", "classification", split, "", step, (accuracy,), 40, 20, 10, {}
+        )
+        probe.write(folder / "run")
     return folder / "run"
 
 
@@ -55,11 +61,14 @@ def test_the_best_checkpoint_leaves_bit_by_bit_and_its_card_tells_of_it(run, tmp
         "Pretrained for 7 of 20 steps of 16 products",
         "| link MRR | 62.5 % | 50.0 % to 75.0 % | 25.0 % | 40 links |",
         "### Step 7 on the split valid",
+        "### Classification: a head on embeddings of step 7, valid",
+        "| accuracy | 87.5 % | 75.0 % to 90.0 % | 12.5 % |",
         "It began from other weights (format bert, tensors 37).",
         "from_pretrained(FOLDER)",
     ):
         assert said in card, said
-    assert "split test" not in card  # measured at another step
+    for other in ("split test", "step 3"):  # measured at another step
+        assert other not in card
     assert str(run.parent) not in card + (folder / "config.json").read_text()
 
 

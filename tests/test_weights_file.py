@@ -25,6 +25,12 @@ def test_names_are_paths_and_any_reader_opens_the_file(tmp_path):
     assert nested({"b/c": 1, "b/d": 2, "a": 3}) == {"b": {"c": 1, "d": 2}, "a": 3}
 
 
+def test_whoever_may_read_the_files_beside_it_may_read_it(tmp_path):
+    write_weights(tmp_path / "w", {"a": np.zeros(1)}, {})
+    (tmp_path / "beside").touch()
+    assert (tmp_path / "w").stat().st_mode == (tmp_path / "beside").stat().st_mode
+
+
 def test_the_meta_of_another_writer_is_empty(tmp_path):
     save_file({"x": np.zeros(2)}, tmp_path / "w")
     assert read_weights(tmp_path / "w")[1] == {}

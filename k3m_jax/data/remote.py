@@ -5,14 +5,16 @@ Whole files are read and written there, and nothing is appended to. Programs tha
 """
 
 import concurrent.futures
+import contextlib
 import hashlib
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from etils import epath
+from fsspec.registry import known_implementations
 from tqdm import tqdm
 
 from k3m_jax.settings import UserError
@@ -23,6 +25,11 @@ COPIES = 16  # at a time
 def is_remote(path: epath.PathLike) -> bool:
     """Whether it lies in a store and not in a file system."""
     return "://" in os.fspath(path)
+
+
+def is_lack_of_client(error: ImportError) -> bool:
+    """Whether it was raised of a path whose store can't be reached with what is installed."""
+    return str(error) in {store.get("err") for store in known_implementations.values()}
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
@@ -63,6 +70,45 @@ class LocalFolder:
         self.push()
         if self._temporary:
             self._temporary.cleanup()
+
+
+def check_empty(folder: epath.PathLike) -> None:
+    """Raises UserError where there is something already."""
+    folder = epath.Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--output: {folder} exists and is not empty: choose another folder")
+
+
+@contextlib.contextmanager
+def whole_folder(folder: epath.PathLike) -> Iterator[pathlib.Path]:
+    """A local folder to write to, which in the end becomes `folder`, and nothing after an error.
+
+    Where `folder` is local it appears at once; to a store its files are copied one by one.
+
+    Args:
+      folder: must not exist, or be empty.
+
+    Raises:
+      UserError: there is something in it, or it can't be made.
+    """
+    check_empty(folder)
+    if is_remote(folder):
+        local = LocalFolder(folder)
+        yield local.path
+        local.close()
+        return
+    folder = pathlib.Path(os.path.abspath(folder))
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"--output: {folder} can't be written: {error}") from error
+    try:
+        yield partial
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def local_copies(files: Iterable[epath.Path], version: str) -> pathlib.Path:

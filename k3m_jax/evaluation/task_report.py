@@ -68,15 +68,24 @@ class TaskReport:
         spoilt = f", {self.corruption}" if self.corruption else ""
         return f"{self.task.capitalize()}: {how} step {self.checkpoint}, {self.split}{spoilt}"
 
+    @classmethod
+    def of_json(cls, content: Mapping[str, Any]) -> "TaskReport":
+        """What `json` gave."""
+        fields = dict(content)
+        rows = fields.pop("metrics").items()
+        return cls(rows=tuple(Row(metric, **row) for metric, row in rows), **fields)
+
     def text(self) -> str:
         """Aligned columns, with the notes below."""
         return "\n".join([f"{self.title}:", "", *aligned(self._cells()), "", self._told()])
 
     def markdown(self) -> str:
         """The same as a Markdown table."""
-        return "\n".join(
-            [f"# {self.title}", "", *markdown_table(self._cells()), "", self._told(), ""]
-        )
+        return f"# {self.title}\n\n{self.table()}\n"
+
+    def table(self) -> str:
+        """The Markdown table and its notes, without a title."""
+        return "\n".join([*markdown_table(self._cells()), "", self._told()])
 
     def json(self) -> dict[str, Any]:
         """The same unrounded."""

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 from etils import epath
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from k3m_jax.model.network import Network, Params
 from k3m_jax.parallel.shardings import unbox
@@ -58,16 +58,11 @@ def abstract_params(network: Network) -> dict[str, jax.ShapeDtypeStruct]:
     return flat(unbox(jax.eval_shape(network.init_params, jax.random.key(0))))
 
 
-def check_empty(folder: pathlib.Path) -> None:
-    """Raises UserError where there is something already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--output: {folder} exists and is not empty: choose another folder")
-
-
 def write_weights(path: pathlib.Path, params: Params, meta: Mapping[str, Any]) -> None:
     """Writes parameters, gathered on the host, and what is to be known of them."""
     arrays = {n: np.ascontiguousarray(x) for n, x in flat(jax.device_get(params)).items()}
-    save_file(arrays, path, {META: json.dumps(meta)})
+    # Not by `save_file`, whose files nobody but their owner may read: a service is someone else.
+    path.write_bytes(save(arrays, {META: json.dumps(meta)}))
 
 
 def read_weights(path: epath.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

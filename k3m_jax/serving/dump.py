@@ -5,11 +5,11 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+from etils import epath
 from tqdm import tqdm
 
 from k3m_jax.data.catalogues import Catalogue, RawLine, open_catalogue
@@ -32,7 +32,7 @@ class Embedded:
     )
     rejects: list[Reject] = dataclasses.field(default_factory=list)
 
-    def save(self, output: pathlib.Path) -> None:
+    def save(self, output: epath.Path) -> None:
         """Writes `ids` and `vectors` as .npz and, where there are any, the rejects beside it."""
         with output.open("wb") as file:
             np.savez(file, ids=np.array(self.ids, np.str_), vectors=self.vectors)
@@ -42,7 +42,7 @@ class Embedded:
             lines = (json.dumps(dataclasses.asdict(r), ensure_ascii=False) for r in self.rejects)
             path.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
-    def report(self, output: pathlib.Path) -> str:
+    def report(self, output: epath.Path) -> str:
         """The counts, as building tells them."""
         reasons = collections.Counter(reject.reason for reject in self.rejects)
         where = f": {rejects_path(output)}" if reasons else ""
@@ -52,7 +52,7 @@ class Embedded:
   set aside  {json.dumps(dict(reasons.most_common()))}{where}"""
 
 
-def rejects_path(output: pathlib.Path) -> pathlib.Path:
+def rejects_path(output: epath.Path) -> epath.Path:
     """embeddings.npz -> embeddings.rejects.jsonl."""
     return output.with_suffix(".rejects.jsonl")
 

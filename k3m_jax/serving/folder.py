@@ -21,26 +21,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from etils import epath
 from PIL import Image
 
 from k3m_jax import settings
-from k3m_jax.data import pictures
+from k3m_jax.data import pictures, remote
 from k3m_jax.data.tokenization import Tokenizer
 from k3m_jax.model.network import Network, Params
-from k3m_jax.model.weights_file import WEIGHTS, check_empty, fit, read_weights, write_weights
+from k3m_jax.model.weights_file import WEIGHTS, fit, read_weights, write_weights
 from k3m_jax.serving import preprocess
 from k3m_jax.serving.functions import serialise, signatures
 from k3m_jax.serving.product_model import ProductModel
 from k3m_jax.settings import Settings, UserError
 
 FORMAT, VERSION = "k3m_jax", 1
+KEYS = {"version": int, "settings": dict, "tokenizer_sha256": str}  # that every reader needs
 CONFIG, CARD = "config.json", "README.md"
 PREPROCESSOR, TOKENIZER = "preprocessor_config.json", "tokenizer.json"
 ARTEFACT = ".jax_export"
 
 
 def write(
-    folder: pathlib.Path,
+    folder: epath.PathLike,
     network: Network,
     params: Params,
     tokenizer: Tokenizer,
@@ -49,7 +51,7 @@ def write(
     origin: Mapping[str, Any],
     card: str,
 ) -> None:
-    """Writes the folder; it appears under its name when all is in it.
+    """Writes the folder, local or remote; a local one appears when all is in it.
 
     Args:
       folder: must not exist, or be empty.
@@ -63,46 +65,42 @@ def write(
     Raises:
       UserError: there is something in the folder, or an unknown platform.
     """
-    check_empty(folder)
-    partial = folder.absolute().with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    tokenizer.save(partial)
     functions = signatures(network)
-    for name, signature in functions.items() if platforms else ():
-        (partial / f"{name}{ARTEFACT}").write_bytes(serialise(network, signature, platforms))
-    write_weights(partial / WEIGHTS, params, origin)
-    shutil.copy(preprocess.__file__, partial / "preprocess.py")
-    (partial / CARD).write_text(card, encoding="utf-8")
-    _write_json(partial / PREPROCESSOR, picture_processing(network.settings.image))
-    _write_json(
-        partial / CONFIG,
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "origin": origin,
-            # Of the file, not the vocabulary's fingerprint: other versions of the tokenizers
-            # library may write the same pipeline otherwise.
-            "tokenizer_sha256": _sha256(partial / TOKENIZER),
-            "settings": dataclasses.asdict(portable(network.settings)),
-            "platforms": list(platforms),
-            "jax": jax.__version__,
-            "functions": {
-                name: [jax.tree.map(dataclasses.asdict, shapes) for shapes in signature.shapes]
-                for name, signature in functions.items()
+    with remote.whole_folder(folder) as partial:
+        tokenizer.save(partial)
+        for name, signature in functions.items() if platforms else ():
+            (partial / f"{name}{ARTEFACT}").write_bytes(serialise(network, signature, platforms))
+        write_weights(partial / WEIGHTS, params, origin)
+        shutil.copy(preprocess.__file__, partial / "preprocess.py")
+        (partial / CARD).write_text(card, encoding="utf-8")
+        _write_json(partial / PREPROCESSOR, picture_processing(network.settings.image))
+        _write_json(
+            partial / CONFIG,
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "origin": origin,
+                # Of the file, not the vocabulary's fingerprint: other versions of the tokenizers
+                # library may write the same pipeline otherwise.
+                "tokenizer_sha256": _sha256(partial / TOKENIZER),
+                "settings": dataclasses.asdict(portable(network.settings)),
+                "platforms": list(platforms),
+                "jax": jax.__version__,
+                "functions": {
+                    name: [jax.tree.map(dataclasses.asdict, shapes) for shapes in signature.shapes]
+                    for name, signature in functions.items()
+                },
             },
-        },
-    )
-    partial.rename(folder.absolute())
+        )
 
 
-def from_pretrained(folder: pathlib.Path | str) -> ProductModel:
-    """Opens a folder that `python -m launch.export` wrote.
+def from_pretrained(folder: epath.PathLike) -> ProductModel:
+    """Opens a folder, local or remote, that `python -m launch.export` wrote.
 
     Raises:
       UserError: it is none, it is of a newer format, or something in it is missing or was changed.
     """
-    folder = pathlib.Path(folder)
+    folder = epath.Path(folder)
     config = read_config(folder)
     chosen = Settings.from_config(config["settings"])
     if not (folder / TOKENIZER).exists():
@@ -117,7 +115,7 @@ def from_pretrained(folder: pathlib.Path | str) -> ProductModel:
     return ProductModel(network, params, Tokenizer.load(folder))
 
 
-def read_config(folder: pathlib.Path) -> dict[str, Any]:
+def read_config(folder: epath.Path) -> dict[str, Any]:
     """config.json, held against the formats that can be read; raises UserError."""
     path, how = folder / CONFIG, "python -m launch.export writes one"
     if not path.exists():
@@ -128,6 +126,8 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise UserError(f"{folder} is not a model exported by {FORMAT}; {how}")
+    if lacking := [key for key, kind in KEYS.items() if not isinstance(config.get(key), kind)]:
+        raise UserError(f"{path} is damaged: it has no {lacking[0]} that can be read; {how}")
     if config["version"] > VERSION:
         raise UserError(
             f"{folder} has version {config['version']} of the format, and this k3m_jax reads up to "
@@ -180,7 +180,7 @@ def picture_processing(image: settings.Image) -> dict[str, Any]:
     }
 
 
-def _sha256(path: pathlib.Path) -> str:
+def _sha256(path: epath.Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from k3m_jax.data.batch import batch_spec
 from k3m_jax.evaluation.report import Report
+from k3m_jax.evaluation.task_report import TaskReport
 from k3m_jax.model.network import Network
 from k3m_jax.objectives.pretraining import tasks
 from k3m_jax.serving.functions import signatures
@@ -51,7 +52,7 @@ class Facts:
     data: tuple[DataSet, ...]
     versions: Mapping[str, str]
     imported: Mapping[str, Any] | None  # what its first parameters were, `Meta.imported`
-    reports: tuple[Report, ...]
+    reports: tuple[Report | TaskReport, ...]
 
 
 def write(facts: Facts, network: Network, platforms: Sequence[str]) -> str:
@@ -129,7 +130,7 @@ def _figures(facts: Facts) -> str:
         return """\
 ## Figures
 
-None were measured of this checkpoint (`python -m launch.evaluate`)."""
+None were measured of this checkpoint (`python -m launch.evaluate`, `launch.probe`)."""
     tables = [f"### {report.title}\n\n{report.table()}" for report in facts.reports]
     return "\n\n".join(["## Figures", *tables])
 

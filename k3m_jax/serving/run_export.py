@@ -1,20 +1,22 @@
 """A run's checkpoint to a folder that needs neither the run nor its shards."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 from etils import epath
 
 from k3m_jax import settings
+from k3m_jax.data import remote
 from k3m_jax.data.shards import ShardSet, open_shards
 from k3m_jax.data.tokenization import Tokenizer
 from k3m_jax.evaluation.report import Report
+from k3m_jax.evaluation.task_report import TaskReport
 from k3m_jax.model.network import Network
 from k3m_jax.model.task_network import network_of, split_params
-from k3m_jax.model.weights_file import check_empty
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.serving import folder, model_card
 from k3m_jax.settings import Settings, UserError
@@ -23,7 +25,7 @@ from k3m_jax.training.checkpoints import Which, load_meta, load_params
 
 def export_run(
     workdir: epath.Path,
-    output: pathlib.Path,
+    output: epath.Path,
     *,
     which: Which,
     platforms: Sequence[str],
@@ -34,26 +36,26 @@ def export_run(
 
     Args:
       workdir: of the run.
-      output: must not exist, or be empty.
+      output: must not exist, or be empty; local or remote.
       which: checkpoint, see `load_params`.
       platforms: of the artefacts.
       sources: the run's shards, if they have moved.
       tokenizer: folder of the run's tokenizer, if it has moved.
 
     Raises:
-      UserError: there is no such checkpoint or no tokenizer, the tokenizer is not the run's, the
-        folder is not empty, or the model is not of the `paper` preset.
+      UserError: there is no such checkpoint or no tokenizer, what is named as the run's is not, the
+        folder is not empty, or the model is a baseline.
     """
-    check_empty(output)
+    remote.check_empty(output)
     meta = load_meta(workdir, which)
     chosen = Settings.from_config(meta.settings)
-    if (preset := chosen.model.preset) != "paper":
+    if (preset := chosen.model.preset) not in ("paper", "release"):
         raise UserError(
-            f"{workdir} is of model.preset {preset!r}, and only 'paper' is exported: measure it "
-            "by launch.evaluate or launch.probe; docs/fidelity.md tells how weights of 'release' "
-            "are written"
+            f"{workdir} is of model.preset {preset!r}, a baseline, and only K3M is exported: "
+            "measure it by launch.evaluate or launch.probe"
         )
-    shard_sets = _at_hand(sources or chosen.data.sources)
+    named = [open_shards(source) for source in sources]
+    shard_sets = named or list(_at_hand(chosen.data.sources))
     found = _tokenizer(tokenizer or chosen.data.tokenizer, shard_sets)
     if found.fingerprint != meta.vocabulary:
         raise UserError(f"--tokenizer: another vocabulary than that of the run in {workdir}")
@@ -83,15 +85,11 @@ def export_run(
     )
 
 
-def _at_hand(sources: Sequence[str]) -> list[ShardSet]:
+def _at_hand(sources: Sequence[str]) -> Iterator[ShardSet]:
     """Those shards that can be opened: a run outlives them."""
-    found = []
     for source in sources:
-        try:
-            found.append(open_shards(source))
-        except UserError:
-            continue
-    return found
+        with contextlib.suppress(UserError):
+            yield open_shards(source)
 
 
 def _tokenizer(named: str, shard_sets: Sequence[ShardSet]) -> Tokenizer:
@@ -109,11 +107,12 @@ def _data(shards: ShardSet | None, fingerprint: str) -> model_card.DataSet:
     return model_card.DataSet(fingerprint, name, dict(info.products), dict(info.missing))
 
 
-def _reports(workdir: epath.Path, step: int) -> tuple[Report, ...]:
-    """What `launch.evaluate` measured of this very checkpoint."""
-    found = (json.loads(p.read_text()) for p in sorted(workdir.glob("evaluation-*.json")))
+def _reports(workdir: epath.Path, step: int) -> tuple[Report | TaskReport, ...]:
+    """What `launch.evaluate` and `launch.probe` measured of this very checkpoint."""
+    paths = [path for kind in ("evaluation", "probe") for path in workdir.glob(f"{kind}-*.json")]
+    found = (json.loads(path.read_text()) for path in sorted(paths))
     return tuple(
-        Report.of_json(content)
+        (TaskReport if "task" in content else Report).of_json(content)
         for content in found
-        if isinstance(content, dict) and content.get("checkpoint") == step and "metrics" in content
+        if content["checkpoint"] == step
     )

@@ -4,12 +4,13 @@ model.safetensors    parameters under our names, float32: those that the weights
 tokenizer.json, …    the tokenizer that they were trained with, where one is known
 """
 
-import pathlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 
+from k3m_jax.data import remote
 from k3m_jax.data.tokenization import Tokenizer, holds_tokenizer
 from k3m_jax.model.network import Network
 from k3m_jax.model.pretrained import bert, lxmert, released_k3m, source, vilbert
@@ -17,7 +18,6 @@ from k3m_jax.model.pretrained.name_map import Account, NameMap, Slot, read_tenso
 from k3m_jax.model.weights_file import (
     WEIGHTS,
     abstract_params,
-    check_empty,
     flat,
     nested,
     write_weights,
@@ -28,7 +28,7 @@ from k3m_jax.settings import Settings, UserError
 class Format(NamedTuple):
     """A kind of weights that can be imported."""
 
-    check_config: Callable[[pathlib.Path, Mapping[str, Any], Settings], None]
+    check_config: Callable[[epath.Path, Mapping[str, Any], Settings], None]
     name_map: Callable[[Settings, Collection[str]], NameMap]
 
 
@@ -47,7 +47,7 @@ class Imported(NamedTuple):
     account: Account  # of the weights' names
 
 
-def read_params(format: str, folder: pathlib.Path, chosen: Settings) -> Imported:
+def read_params(format: str, folder: epath.PathLike, chosen: Settings) -> Imported:
     """Parameters of the model of `chosen` (resolved settings) from a folder of weights.
 
     Position tables are made to fit: a shorter one keeps the first rows; in a longer one, row i is
@@ -56,17 +56,21 @@ def read_params(format: str, folder: pathlib.Path, chosen: Settings) -> Imported
     Raises:
       UserError: the weights are of other sizes or parts, or a name or a shape does not fit.
     """
+    folder = epath.Path(folder)
     FORMATS[format].check_config(folder / source.CONFIG, source.read_config(folder), chosen)
     tensors = source.read_folder(folder)
-    names = FORMATS[format].name_map(chosen, tensors)
-    filled = _filled(names, chosen)
-    return Imported(*read_tensors(_resized(tensors, names.slots, chosen), names, filled))
+    try:
+        names = FORMATS[format].name_map(chosen, tensors)
+        filled = _filled(names, chosen)
+        return Imported(*read_tensors(_resized(tensors, names.slots, chosen), names, filled))
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from error
 
 
 def import_weights(
     format: str,
-    folder: pathlib.Path,
-    output: pathlib.Path,
+    folder: epath.PathLike,
+    output: epath.PathLike,
     chosen: Settings,
     tokenizer: Tokenizer | None,
 ) -> Imported:
@@ -74,7 +78,8 @@ def import_weights(
 
     Args:
       format: of `FORMATS`.
-      folder: of the weights: them, their config.json and, where there is one, their tokenizer.
+      folder: of the weights: them, their config.json and, where there is one, their tokenizer;
+        local or remote, as `output`.
       output: must not exist, or be empty.
       chosen: settings of the run that is to start from them.
       tokenizer: of that run; None is the weights' own.
@@ -82,7 +87,8 @@ def import_weights(
     Raises:
       UserError: as `read_params`; the tokenizers differ; there is something in `output`.
     """
-    check_empty(output)
+    folder = epath.Path(folder)
+    remote.check_empty(output)
     own = Tokenizer.load(folder) if holds_tokenizer(folder) else None
     if own and tokenizer and (difference := tokenizer.difference(own)):
         raise UserError(
@@ -91,12 +97,12 @@ def import_weights(
         )
     tokenizer = tokenizer or own
     imported = read_params(format, folder, _resolved(chosen, folder, tokenizer))
-    output.mkdir(parents=True, exist_ok=True)
-    if tokenizer:
-        tokenizer.save(output)
-    origin = {"format": format, "source": folder.resolve().name}
+    origin = {"format": format, "source": remote.absolute(folder).name}
     origin["tensors"] = len(imported.account.used)
-    write_weights(output / WEIGHTS, imported.params, origin)
+    with remote.whole_folder(output) as partial:
+        if tokenizer:
+            tokenizer.save(partial)
+        write_weights(partial / WEIGHTS, imported.params, origin)
     return imported
 
 
@@ -111,7 +117,7 @@ def report(imported: Imported) -> str:
     )
 
 
-def _resolved(chosen: Settings, folder: pathlib.Path, tokenizer: Tokenizer | None) -> Settings:
+def _resolved(chosen: Settings, folder: epath.Path, tokenizer: Tokenizer | None) -> Settings:
     """Settings with the sizes that the data tell a run; the weights tell them where no data do."""
     config = source.read_config(folder)
     vocabulary = tokenizer.size if tokenizer else config.get("vocab_size", 0)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -95,7 +95,7 @@ def read_tensors(tensors: Tensors, names: NameMap, params: Any) -> tuple[Any, Ac
     arrays = {path: _writable(array) for path, array in flat(params).items()}
     dead = tuple(sorted(n for n in tensors if n not in names.slots and names.dead.fullmatch(n)))
     if unknown := sorted(set(tensors) - set(names.slots) - set(dead)):
-        raise UserError(f"{unknown[0]} is no name of {names.kind} ({len(unknown)} such names)")
+        raise UserError(f"{_first(unknown)} is no name of {names.kind}")
     filled: dict[Slot, str] = {}
     for name, slot in names.slots.items():
         if name not in tensors:
@@ -110,7 +110,7 @@ def read_tensors(tensors: Tensors, names: NameMap, params: Any) -> tuple[Any, Ac
         slot.read(tensor, arrays[slot.path])
         filled[slot] = name
     if lacking := [name for name, slot in names.slots.items() if slot not in filled]:
-        raise UserError(f"{names.kind} lacks {lacking[0]} ({len(lacking)} such names)")
+        raise UserError(f"{names.kind} lacks {_first(lacking)}")
     used = tuple(sorted(set(tensors) - set(dead)))
     return nested(arrays), Account(used, dead)
 
@@ -122,6 +122,11 @@ def write_tensors(params: Any, names: NameMap) -> dict[str, np.ndarray]:
         name: np.ascontiguousarray(slot.write(np.asarray(arrays[slot.path])))
         for name, slot in names.slots.items()
     }
+
+
+def _first(names: Sequence[str]) -> str:
+    """The first, and of how many."""
+    return names[0] if len(names) == 1 else f"{names[0]} (the first of {len(names)})"
 
 
 def _writable(array: Any) -> np.ndarray:
