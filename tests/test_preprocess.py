@@ -77,6 +77,15 @@ def test_pictures_titles_and_triples(tmp_path, preset):
     assert_same(write_folder(tmp_path, network)(parts), arrays(records, rows=len(records)))
 
 
+@pytest.mark.parametrize("front_end", ["patches", "regions"])
+def test_none_is_absent_and_of_no_products_there_are_no_rows(tmp_path, front_end):
+    preprocess = write_folder(tmp_path, tiny_model(front_end=front_end))
+    keys = ("title", "triples", "picture", "boxes", "features")
+    absent = preprocess([{}])
+    assert_same(preprocess([dict.fromkeys(keys)]), absent)
+    assert_same(preprocess([]), {name: array[:0] for name, array in absent.items()})
+
+
 @pytest.mark.parametrize("boxes", [0, 1, 4])
 def test_regions(tmp_path, boxes):
     network = tiny_model(front_end="regions")

@@ -191,6 +191,20 @@ def test_link_scores_are_negated_energies():
     np.testing.assert_allclose(scores, -energy, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("embeddings", "triples", "said"),
+    [
+        (np.zeros(32), [], r"embeddings of the shape \(32,\), not \[N, 32\]"),
+        (np.zeros((2, 8)), [], r"embeddings of the shape \(2, 8\), not \[N, 32\]"),
+        (np.zeros((2, 32)), ["ab"], "'ab' is not a .property, value. pair"),
+        (np.zeros((2, 32)), [("a", "b"), ("a", "b", "c")], "'c'.* is not a .property, value. pair"),
+    ],
+)
+def test_what_cannot_be_scored_is_told(embeddings, triples, said):
+    with pytest.raises(UserError, match=f"link_scores: .*{said}"):
+        model().link_scores(embeddings, triples)
+
+
 @pytest.mark.slow
 def test_links_of_more_products_and_triples_than_one_part_holds():
     c, triples = model().embed(products(3)), [("colour", "red"), ("colour", "blue")]

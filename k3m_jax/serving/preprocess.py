@@ -37,10 +37,11 @@ class Preprocessor:
         A product is a dict: `title`, text; `triples`, pairs (property, value); and `picture`, the
         bytes of a picture's file, or for a detector's regions `boxes` [n, 4] (x1, y1, x2, y2 as
         shares of width and height) and `features` [n, F], the most confident first. Any may be
-        left out.
+        left out, or None.
         """
-        rows = [self.row(product) for product in products]
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        blank = self.row({})  # tells names and shapes also where there are no products
+        rows = [blank, *map(self.row, products)]
+        return {name: np.stack([row[name] for row in rows])[1:] for name in blank}
 
     def row(self, product):
         """The arrays of one product, without the first dimension."""
@@ -58,13 +59,13 @@ class Preprocessor:
             "value_spans": np.zeros((X, 2), np.int32),
             "triple_mask": np.zeros(X, bool),
         }
-        if title := self.encode(product.get("title", "").strip())[: T - 2]:
+        if title := self.encode((product.get("title") or "").strip())[: T - 2]:
             t = len(title) + 2
             row["title_tokens"][:t] = [self.cls, *title, self.sep]
             row["title_mask"][:t] = True
             row["title_content"][1 : t - 1] = True
 
-        tokens, spans = self.knowledge(product.get("triples", ()))
+        tokens, spans = self.knowledge(product.get("triples") or ())
         if x := len(spans):
             row["knowledge_tokens"][: len(tokens)] = tokens
             row["knowledge_mask"][: len(tokens)] = True
@@ -117,8 +118,9 @@ class Preprocessor:
         N, P = self.image["regions"], self.image["patch_size"]
         if self.image["front_end"] == "regions":
             F = self.image["feature_dim"]
-            boxes = np.asarray(product.get("boxes", np.zeros((0, 4))), np.float32)[:N]
-            return boxes, np.asarray(product.get("features", np.zeros((0, F))), np.float16)[:N]
+            found = product if product.get("boxes") is not None else {}
+            boxes = np.asarray(found.get("boxes", np.zeros((0, 4))), np.float32)[:N]
+            return boxes, np.asarray(found.get("features", np.zeros((0, F))), np.float16)[:N]
         if not product.get("picture"):
             return np.zeros((0, 4), np.float32), np.zeros((0, P * P * 3), np.uint8)
         g = round(N**0.5)

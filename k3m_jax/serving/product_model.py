@@ -82,10 +82,16 @@ class ProductModel:
           Float32 [N, Q].
 
         Raises:
-          UserError: the model is of the `release` preset, which has no score of a single triple.
+          UserError: `embeddings` or `triples` are something else, or the model is of the `release`
+            preset, which has no score of a single triple.
         """
         if "link_scores" not in functions.signatures(self.network):
             raise UserError("link_scores: the release preset has no score of a single triple")
+        if (shape := np.shape(embeddings))[1:] != (self.width,):
+            raise UserError(f"link_scores: embeddings of the shape {shape}, not [N, {self.width}]")
+        for triple in triples:
+            if isinstance(triple, str) or [isinstance(x, str) for x in triple] != [True, True]:
+                raise UserError(f"link_scores: {triple!r:.60} is not a (property, value) pair")
         texts = vars(candidates(triples, self.tokenizer, self.network.settings.lengths.candidate))
         scores = np.zeros((len(embeddings), len(triples)), np.float32)
         for q in _parts(len(triples)):
