@@ -40,9 +40,12 @@ def test_an_item_without_triples_has_nothing_of_the_item_before_it():
     module = StructureAggregation(Structure(heads=2), jnp.float32)
     params = nn.unbox(module.init(jax.random.key(0), c, p, v, mask))
     first, _ = module.apply(params, c, p, v, mask)
-    order = jnp.array([2, 3, 0, 1])  # another item before it
+    order = jnp.array([2, 1, 0, 3])  # another item before it, and another after it
     moved, _ = module.apply(params, c[order], p[order], v[order], mask[order])
-    np.testing.assert_allclose(moved[3], first[1], rtol=1e-6)
+    np.testing.assert_allclose(moved[1], first[1], rtol=1e-6)
+    other, _ = module.apply(params, c, p[::-1], v[::-1], mask)  # nor of what fills its places
+    np.testing.assert_allclose(other[1], first[1], rtol=1e-6)
+    assert not np.allclose(other[0], first[0], rtol=1e-2)
 
 
 def test_weights_of_which_none_would_be_taken_are_refused(tmp_path):
