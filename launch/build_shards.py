@@ -10,7 +10,7 @@ import os
 import time
 import typing
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from k3m_jax.data.build_arguments import BuildArguments
 from k3m_jax.data.building import build
@@ -69,7 +69,6 @@ def main(argv: list[str]) -> None:
     """Builds and reports."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    logging.set_verbosity(logging.WARNING)  # of TFDS, which tells of each file it writes
     start = time.monotonic()
     made = build(BuildArguments(**{name: flags.FLAGS[name].value for name in HELP}))
     print(report(made, seconds=time.monotonic() - start))

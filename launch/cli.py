@@ -5,9 +5,10 @@ import traceback
 from collections.abc import Callable
 
 import ml_collections
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
+from k3m_jax.data import remote
 from k3m_jax.settings import Distributed, Settings, UserError
 
 EXIT_USER_ERROR = 2
@@ -17,10 +18,15 @@ def run(main: Callable[[list[str]], int | None], **absl_options) -> None:
     """Runs `main` under absl; a `UserError` is printed as one line and exits with 2."""
 
     def guarded(argv: list[str]) -> int | None:
+        logging.set_verbosity(logging.WARNING)  # of libraries that tell of each file and device
         try:
             return main(argv)
         except UserError as error:
             return _complain(str(error))
+        except ImportError as error:
+            if remote.is_lack_of_client(error):
+                return _complain(f"{error} (docs/data.md); for gs:// requirements-gcs.txt has all")
+            raise
 
     app.run(guarded, flags_parser=_parse_flags, **absl_options)
 
@@ -38,11 +44,7 @@ def read_settings(config: flags.FlagHolder) -> Settings:
 
 
 def read_distributed(group: flags.FlagHolder) -> Distributed:
-    """The settings of a `config_flags.DEFINE_config_dict` flag that is a `distributed` alone.
-
-    Raises:
-      UserError: what `Settings.from_config` says of it.
-    """
+    """Of a `config_flags.DEFINE_config_dict` flag that is a `distributed` alone; as above."""
     return Settings.from_config({"distributed": group.value.to_dict()}).distributed
 
 

@@ -13,7 +13,7 @@ they come, with a products.jsonl. Several processes: docs/distributed.md.
 
 import dataclasses
 
-from absl import app, flags, logging
+from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
@@ -52,7 +52,6 @@ def main(argv: list[str]) -> None:
     """Measures, prints and writes."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    logging.set_verbosity(logging.WARNING)  # of Orbax, which tells of each file it reads
     workdir, which = epath.Path(WORKDIR.value), cli.checkpoint(CHECKPOINT)
     with distributed.joined(cli.read_distributed(DISTRIBUTED)):
         meta = load_meta(workdir, which)

@@ -15,7 +15,7 @@ Ctrl-C): the state is saved, run the same command again.
 
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
@@ -40,7 +40,6 @@ def main(argv: list[str]) -> int | None:
 
 def train(settings: Settings) -> int | None:
     """Runs these settings in --workdir and tells what came of it; the exit code."""
-    logging.set_verbosity(logging.WARNING)  # of Orbax, which tells of each file it writes
     workdir = epath.Path(WORKDIR.value)
     debugging.apply(settings.debug)
     with distributed.joined(settings.distributed):

@@ -11,7 +11,7 @@ docs/tasks.md tells all of it.
 import dataclasses
 import time
 
-from absl import app, flags, logging
+from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
@@ -48,7 +48,6 @@ def main(argv: list[str]) -> None:
     """Probes, prints and writes."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    logging.set_verbosity(logging.WARNING)  # of Orbax, which tells of each file it reads
     workdir, which = epath.Path(WORKDIR.value), cli.checkpoint(CHECKPOINT)
     spoilt, trained = map(corruption, CORRUPTION.value), corruption(TRAIN_CORRUPTION.value)
     with distributed.joined(cli.read_distributed(DISTRIBUTED)):

@@ -10,7 +10,7 @@ read it.
 
 import pathlib
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from k3m_jax.experiments.grid_report.writing import write_report
 from launch import cli
@@ -26,7 +26,6 @@ def main(argv: list[str]) -> None:
     """Writes and reports."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    logging.set_verbosity(logging.WARNING)  # of Orbax, which tells of each file it reads
     workdir = pathlib.Path(WORKDIR.value)
     written = write_report(workdir, pathlib.Path(OUTPUT.value or workdir / "report"), SPLIT.value)
     print(

@@ -15,7 +15,7 @@ import pathlib
 import sys
 
 import ml_collections
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from k3m_jax.experiments.grid import Grid
@@ -34,7 +34,6 @@ def main(argv: list[str]) -> int | None:
     """Runs the grid and tells what came of it."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    logging.set_verbosity(logging.WARNING)
     if not isinstance(GRID.value, ml_collections.ConfigDict):
         path = config_flags.get_config_filename(flags.FLAGS[GRID.name])
         raise UserError(f"--grid={path}: there is no such file")
