@@ -9,7 +9,6 @@ are those of config.json. docs/fidelity.md says what relative error means.
 Exit codes: 0 all within their limits; 1 something is not; 2 a mistake in the command.
 """
 
-import pathlib
 import sys
 
 from absl import app, flags
@@ -25,7 +24,7 @@ def main(argv: list[str]) -> int | None:
     """Compares and prints."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    differences = compare(pathlib.Path(GOLDEN.value))
+    differences = compare(GOLDEN.value)
     print(table(differences))
     beyond = [each for each in differences if not each.within]
     if not beyond:

@@ -32,7 +32,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     output = remote.absolute(OUTPUT.value)
-    if output.suffix != ".npz" or not (remote.is_remote(output) or output.parent.is_dir()):
+    there = remote.is_remote(output) or output.parent.is_dir()
+    if output.suffix != ".npz" or output.is_dir() or not there:
         raise UserError(f"--output: {OUTPUT.value} is not an .npz in a folder that exists")
     found = embed_dump(
         from_pretrained(MODEL.value),

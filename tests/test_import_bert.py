@@ -172,6 +172,8 @@ def test_another_architecture_is_refused(key, value, tmp_path):
 def test_what_is_no_folder_of_weights_is_told(tmp_path):
     with pytest.raises(UserError, match=r"has no config\.json"):
         read_params("bert", tmp_path, bert_settings())
+    with pytest.raises(UserError, match=r"nowhere is not a folder: name the one that has"):
+        read_params("bert", tmp_path / "nowhere", bert_settings())
     folder = rewritten(tmp_path / "bert")
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match="has no weights"):

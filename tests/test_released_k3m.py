@@ -129,14 +129,14 @@ def test_other_sizes_are_told_all_at_once_with_what_to_set():
     image = s.Image(front_end="regions", regions=6, feature_dim=10, classes=9)
     fitting = tiny_settings(model=model_settings(path, CONFIG, "mean"), image=image)
     check_config(path, CONFIG, fitting)
-    theirs = CONFIG | {"intermediate_size": 44, "t_biattention_id": [1, 2, 6]}
+    theirs = CONFIG | {"intermediate_size": 44, "t_biattention_id": [1, 2, 6], "v_feature_size": 9}
     with pytest.raises(UserError) as told:
         check_config(path, theirs, fitting)
     for said in (
         "config.json: text.mlp is 44, but model.text.mlp is 40; ",
-        "interactor.text_layers is (1, 2, 6), but model.interactor.text_layers is (1, 1, 6): set ",
+        "interactor.text_layers is (1, 2, 6), but model.interactor.text_layers is (1, 1, 6); ",
         "--config.model.text.mlp=44 --config.model.interactor.text_mlp=44 ",
-        "'--config.model.interactor.text_layers=(1, 2, 6)'",
+        "'--config.model.interactor.text_layers=(1, 2, 6)' --config.image.feature_dim=9",
     ):
         assert said in str(told.value)
 

@@ -226,7 +226,9 @@ class _Golden:
         path = self._folder / f"outputs_{mode}.npz"
         golden, names = read_arrays(path), [NOISE + stream for stream in STREAMS]
         if lacking := [name for name in names if name not in golden]:
-            raise UserError(f"{path} lacks {lacking[0]}, the noise that was drawn [B, positions, 3, width]")
+            raise UserError(
+                f"{path} lacks {lacking[0]}, the noise that was drawn [B, positions, 3, width]"
+            )
         return ByModality(*(golden[name] for name in names))
 
 

@@ -87,6 +87,10 @@ def check_config(path: epath.Path, config: Mapping[str, Any], chosen: Settings) 
         for part in ("text", "image", "interactor")
         for key, theirs in told[part].items()
     ]
+    if chosen.image.front_end == "regions":
+        width = chosen.image.feature_dim
+        theirs = config.get("v_feature_size", width)
+        pairs.append(("v_feature_size", theirs, "image.feature_dim", width))
     configuration.check_pairs(path, pairs)
     configuration.check_vocabulary(path, config, chosen)
 

@@ -21,6 +21,8 @@ PYTORCH = ("pytorch_model.bin", "pytorch_model-*-of-*.bin", "*.pt", "*.pth", "*.
 def read_config(folder: epath.Path) -> dict[str, Any]:
     """`config.json`; UserError where there is none."""
     path = folder / CONFIG
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder: name the one that has the weights and {CONFIG}")
     if not path.is_file():
         raise UserError(
             f"{folder} has no {CONFIG}, which tells the sizes of the weights: put the one "
