@@ -13,7 +13,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from k3m_jax.data.pipeline import open_inputs
-from k3m_jax.data.tokenization import Tokenizer
+from k3m_jax.data.tokenization import Tokenizer, holds_tokenizer
 from k3m_jax.model.pretrained.importing import FORMATS, import_weights, report
 from launch import cli
 
@@ -36,7 +36,9 @@ def main(argv: list[str]) -> None:
         tokenizer = Tokenizer.load(settings.data.tokenizer)
     imported = import_weights(FORMAT.value, INPUT.value, output, settings, tokenizer)
     print(report(imported))
-    print(f"written: {output}; next: python -m launch.pretrain --config.init_from={output} …")
+    words = f"--config.data.tokenizer={output} " if holds_tokenizer(output) else ""
+    print(f"written: {output}")
+    print(f"next: python -m launch.pretrain … {words}--config.init_from={output}")
 
 
 if __name__ == "__main__":

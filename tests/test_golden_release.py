@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -169,6 +171,20 @@ def test_files_and_arrays_that_are_lacking_or_not_understood_are_told(tmp_path, 
     change(folder)
     with pytest.raises(UserError, match=said):
         compare(folder)
+
+
+@pytest.mark.slow
+def test_the_command_names_what_is_beyond_its_limit(tmp_path):
+    folder = _copy(tmp_path, "outputs_mean.npz")
+    _arrays("outputs_mean.npz", c_final=lambda x: x * (1 + 3e-5))(folder)
+    command = [sys.executable, "-m", "launch.check_golden", f"--golden={folder}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        "error: outputs of mean, c_final: relative error 3.0e-05 is more than 1e"
+    )
+    assert done.stdout.count(" !") == 1
 
 
 @pytest.mark.slow

@@ -160,7 +160,7 @@ def test_a_record_of_raw_regions():
 @pytest.mark.parametrize(
     ("front_end", "parts", "said"),
     [
-        ("patches", {"picture": b"nothing"}, "record '7': bad_picture"),
+        ("patches", {"picture": b"nothing"}, "record '7': bad_picture: none of JPEG, PNG, GIF"),
         ("patches", {"picture": "a.jpg"}, "record '7': bad_picture"),
         ("patches", {"title": 7}, "record '7': wrong_type: title"),
         ("patches", {"regions": {}}, "looks at a picture, not at regions"),

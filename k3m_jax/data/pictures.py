@@ -4,7 +4,7 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from k3m_jax.data.records import RejectedRecord
 
@@ -42,6 +42,8 @@ def shrink(data: bytes, size: int, *, square: bool) -> bytes:
         raise RejectedRecord("too_large_picture", str(error)) from error
     except RejectedRecord:
         raise
+    except UnidentifiedImageError as error:  # its own words name an address in memory
+        raise RejectedRecord("bad_picture", f"none of {', '.join(FORMATS)}") from error
     except Exception as error:  # decoders of broken files raise nearly anything
         raise RejectedRecord("bad_picture", f"{type(error).__name__}: {error}") from error
     scale = size / max(image.size)

@@ -150,14 +150,14 @@ class _Golden:
         """What the forward pass gives."""
         path = self._folder / f"outputs_{mode}.npz"
         golden = {n: x for n, x in read_arrays(path).items() if not n.startswith(NOISE)}
-        settings, _, params = self._model(mode)
+        noise, (settings, _, params) = self._noise(mode), self._model(mode)
 
         @jax.jit
         def tensors(params, views, batch, noise):
             outputs = bound(settings, params).outputs(views, batch, 1.0, noise)
             return _tensors(outputs, batch, settings.objectives)
 
-        ours = tensors(params, self._views, self._batch, self._noise(mode))
+        ours = tensors(params, self._views, self._batch, noise)
         _check_names(path, golden, ours)
         for name, tensor in golden.items():
             error = relative_error(ours[name], tensor)
