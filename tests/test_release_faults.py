@@ -6,13 +6,15 @@ Those that other files hold, each beside what it is about:
                                            longer_padding_gives_the_same_embedding
     fusion is random at evaluation         test_k3m: evaluation_is_deterministic_…
     hard choices stay near chance          test_fusion: logits_are_not_squashed_…
-    a batch of one crashes                 test_k3m: …_a_batch_of_one_works
+    a batch of one crashes                 test_k3m: …_a_batch_of_one_works, and here
     MOM is NaN with nothing masked         test_objectives: nothing_asked_for_costs_nothing_…
     more than 10 triples break a batch     test_pipeline: an_item_of_158_triples_…, test_k3m:
                                            more_triples_than_the_paper_ever_shows
 
 The others are here.
 """
+
+import dataclasses
 
 import flax.linen as nn
 import jax
@@ -21,11 +23,15 @@ import numpy as np
 import pytest
 from pretrained import HF_BERT, bert_settings, rewritten
 from safetensors.numpy import load_file
+from tiny import TINY, tiny_settings
 
+from k3m_jax.data.batch import random_batch
 from k3m_jax.data.knowledge import knowledge_text
 from k3m_jax.data.pipeline import train_items
+from k3m_jax.model.network import Network
 from k3m_jax.model.pretrained.importing import read_params
 from k3m_jax.model.structure_aggregation import StructureAggregation
+from k3m_jax.objectives import pretraining
 from k3m_jax.objectives.link_prediction import link_margin
 from k3m_jax.objectives.sums import safe_ratio
 from k3m_jax.settings import Structure, UserError
@@ -46,6 +52,25 @@ def test_an_item_without_triples_has_nothing_of_the_item_before_it():
     other, _ = module.apply(params, c, p[::-1], v[::-1], mask)  # nor of what fills its places
     np.testing.assert_allclose(other[1], first[1], rtol=1e-6)
     assert not np.allclose(other[0], first[0], rtol=1e-2)
+
+
+@pytest.mark.slow
+def test_a_batch_of_one_is_learned_from():
+    settings = tiny_settings(objectives=dataclasses.replace(TINY.objectives, group=1))
+    network = Network(settings)
+    params = nn.unbox(jax.jit(network.init_params)(jax.random.key(0)))
+    batch = random_batch(settings, 1)
+
+    @jax.jit
+    def learn(params):
+        outputs = network.apply(params, batch)
+        sums = pretraining.sums(outputs, batch, settings.objectives, None)
+        return pretraining.total(sums, pretraining.weights(batch), settings.objectives)
+
+    loss, gradient = jax.value_and_grad(learn)(params)
+    assert 0 < loss < 100
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient["text_encoder"]["norm"]))
 
 
 def test_weights_of_which_none_would_be_taken_are_refused(tmp_path):
