@@ -1,5 +1,6 @@
 """The command as a user runs it, on a small catalogue made for the occasion."""
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -136,6 +137,11 @@ def test_ctrl_c_in_a_terminal_reaches_the_workers_too(command, tmp_path):
         ("--config.model.text.heads=5", "model.text.heads: 5 heads do not divide"),
         ("--config.data.tokenizer=/nowhere", "/nowhere"),
         ("--config.data.sources=/nowhere", "/nowhere"),
+        pytest.param(
+            "--config.data.sources=s3://bucket/shards",
+            "Install s3fs to access S3 (docs/data.md)",
+            marks=pytest.mark.skipif(bool(importlib.util.find_spec("s3fs")), reason="it is there"),
+        ),
         ("--config.image.patch_size=8", "image.patch_size is 8"),
         ("--config.training.batch=7", "training.batch 7 is not a multiple"),
         ("--config.mesh.fsdp=64", "mesh.fsdp=64"),
