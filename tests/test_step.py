@@ -68,6 +68,15 @@ def test_runs_that_differ_by_their_seed_share_a_program():
     assert not np.array_equal(*(jax.tree.leaves(s.params)[0] for s in (state, other)))
 
 
+def test_a_run_that_goes_on_takes_its_first_step_without_init(monkeypatch):
+    """Nothing is brought from the host within a step, nor the seed that `init` would have."""
+    program = Program(Network(TINY), make_mesh(TINY.mesh))
+    monkeypatch.setattr(program, "_step", lambda seed, state, batch: (state, {"seed": seed}))
+    _, metrics = program.step(program.abstract_state, {})
+    assert metrics["seed"].is_fully_replicated
+    assert metrics["seed"] == TINY.seed
+
+
 # Made by this test on a CPU with jax 0.10: what the first step of the tiny model says.
 FIRST_STEP = {
     "mlm_loss": 4.081785,

@@ -92,8 +92,9 @@ class Program:
 
     def step(self, state: State, batch: Mapping[str, jax.Array]) -> tuple[State, Metrics]:
         """Dispatches one step and returns before it is computed; `state` is used up."""
+        seed = self._seed  # placed before the guard, also where no `init` came first
         with shardings.use_mesh(self.mesh), jax.transfer_guard(self._guard):
-            return self._step(self._seed, state, batch)
+            return self._step(seed, state, batch)
 
 
 def _check_batch(network: Network, mesh: Mesh) -> None:
