@@ -32,6 +32,8 @@ HELP = {
     "shards": "files per split; 0: by size, 32 MB each",
     "workers": "worker processes; 0: none but this one",
     "valid_fraction": "share of products held out as `valid`, of records that name no split",
+    "folds": "cut the products into so many parts, whatever splits they name; 0: leave them",
+    "fold": "the part held out as `test`, from 0 on; --valid_fraction of the others are `valid`",
     "overwrite": "replace the data set that --output has already",
     "beam_options": "build with Apache Beam and these flags of its own",
 }

@@ -75,6 +75,7 @@ def test_a_fingerprint_is_of_what_decides_the_measurement(grid):
         ({"tasks": {"x": quickstart.get_config()}}, "tasks.x: task.name is pretraining"),
         ({"data": {"shop": {"overlap": 2.0}}}, "data.shop.overlap: 2.0 is not between 0 and 1"),
         ({"data": {"shop": {"product": 3}}}, "did you mean data.shop.products"),
+        ({"data": {"shop": {"folds": 1}}}, "data.shop.folds: 1 are too few"),
         ({"seeds": ("one",)}, "seeds.0.: int is expected"),
         ({"sedes": (1,)}, "look at 'sedes'"),
     ],

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from k3m_jax.data.records import RejectedRecord, make_product, split_of
+from k3m_jax.data.records import RejectedRecord, Splitting, make_product
 
 
 def test_missing_parts_are_empty_not_refused():
@@ -87,14 +87,14 @@ def test_split_by_product_is_stable_and_keeps_a_product_together():
     items = [make_product(id=f"{g}-{i}", product=f"g{g}") for g in range(2000) for i in range(2)]
     splits = collections.defaultdict(set)
     for item in items:
-        splits[item.product].add(split_of(item, 0.05))
+        splits[item.product].add(Splitting(0.05)(item))
     assert all(len(s) == 1 for s in splits.values())
     share = sum(s == {"valid"} for s in splits.values()) / len(splits)
     assert 0.035 < share < 0.065  # 3 standard deviations of a draw of 2000
-    assert [split_of(i, 0.05) for i in items[:50]] == [split_of(i, 0.05) for i in items[:50]]
+    assert [Splitting(0.05)(i) for i in items[:50]] == [Splitting(0.05)(i) for i in items[:50]]
 
 
 def test_the_records_own_split_wins():
     item = make_product(id="a", split="test_unseen")
-    assert split_of(item, 0.5) == "test_unseen"
-    assert split_of(make_product(id="a"), 0.0) == "train"
+    assert Splitting(0.5)(item) == "test_unseen"
+    assert Splitting(0.0)(make_product(id="a")) == "train"

@@ -246,6 +246,32 @@ def test_records_without_a_split_are_dealt_out_by_product(tmp_path):
     assert not groups[0] & groups[1]
 
 
+def test_folds_hold_out_each_product_once_whatever_its_split(tmp_path):
+    lines = [
+        {"id": f"{g}-{i}", "product": f"g{g}", "split": "valid" if g % 2 else "train"}
+        for g in range(30)
+        for i in "ab"
+    ]
+    (tmp_path / "products.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    pair = {"label": 1, "split": "train"}  # of what it was before
+    pairs = [{"a": f"{g}-a", "b": f"{g}-b", **pair} for g in range(30)]
+    pairs.append({"a": "0-a", "b": "1-b", **pair})
+    (tmp_path / "align_pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    folds, apart = [], 0
+    for fold in range(3):
+        how = {"folds": 3, "fold": fold, "valid_fraction": 0.2, "front_end": "patches"}
+        shards = build(arguments(tmp_path, tmp_path / f"fold{fold}", **how))
+        split = {s: {x["product"] for x in shards.source(s)} for s in shards.info.products}
+        assert set(split) == {"train", "valid", "test"}
+        assert sum(map(len, split.values())) == 30  # no product in two of them
+        assert sum(shards.info.pairs.values()) + sum(shards.info.rejects.values()) == 31
+        apart += shards.info.rejects.get("pair_split_apart", 0)
+        folds.append(split["test"])
+    assert set.union(*folds) == {f"g{g}" for g in range(30)}
+    assert sum(map(len, folds)) == 30
+    assert apart <= 3  # nothing but the pair of two products
+
+
 def test_further_splits_are_kept(tmp_path):
     lines = [json.dumps({"id": s, "split": s}) for s in ("test_unseen", "valid", "train", "test")]
     (tmp_path / "products.jsonl").write_text("\n".join(lines))
@@ -390,6 +416,9 @@ def test_open_shards_finds_the_one_data_set(built, tmp_path):
         ({"front_end": "pixels"}, "--front_end"),
         ({"valid_fraction": 1.0}, "--valid_fraction"),
         ({"workers": -1}, "--workers"),
+        ({"folds": 1}, "--folds=1 --fold=0: folds are 0 or 2 and more"),
+        ({"folds": 3, "fold": 3}, "--folds=3 --fold=3"),
+        ({"fold": 1}, "--folds=0 --fold=1"),
         ({"codebook_size": 1}, "--codebook_size"),
         ({"input": "absent"}, "--input"),
     ],

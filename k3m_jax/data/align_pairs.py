@@ -43,13 +43,24 @@ class Item(NamedTuple):
 Line = tuple[int, Pair | RejectedRecord]  # its number and what it says
 
 
-def read_pairs(folder: epath.PathLike) -> list[Line]:
-    """The lines of a catalogue's pairs; none where it has no such file."""
+def read_pairs(folder: epath.PathLike, own_splits: bool = True) -> list[Line]:
+    """The lines of a catalogue's pairs; none where it has no such file.
+
+    Args:
+      folder: of the catalogue.
+      own_splits: whether a pair must be of the split that it names; else its items decide alone.
+    """
     path = epath.Path(folder) / PAIRS
     if not path.exists():
         return []
     lines = enumerate(path.read_bytes().split(b"\n"), 1)
-    return [(number, _parse(line)) for number, line in lines if line.strip()]
+    parsed = ((number, _parse(line)) for number, line in lines if line.strip())
+    if own_splits:
+        return list(parsed)
+    return [
+        (number, dataclasses.replace(pair, split="") if isinstance(pair, Pair) else pair)
+        for number, pair in parsed
+    ]
 
 
 def named(lines: Iterable[Line]) -> frozenset[str]:

@@ -63,7 +63,7 @@ class Build(building.Build):
             found = lines | "Find" >> beam.Map(_found, self.catalogue)
             _sum(
                 (found, rejects) | "All" >> beam.Flatten(),
-                functools.partial(Survey, self.arguments.valid_fraction),
+                functools.partial(Survey, self.arguments.splitting),
                 path,
             )
         return _read(path)

@@ -7,6 +7,7 @@ from etils import epath
 
 from k3m_jax.data import codebook as codebooks
 from k3m_jax.data import shards
+from k3m_jax.data.records import Splitting
 from k3m_jax.settings import UserError
 
 
@@ -28,6 +29,8 @@ class BuildArguments:
     shards: int = 0  # files per split; 0: by size
     workers: int = 0  # processes; 0: none but this one
     valid_fraction: float = 0.05  # of products whose record names no split
+    folds: int = 0  # equal parts of the products, whatever splits they name; 0: none
+    fold: int = 0  # the part that is `test`
     overwrite: bool = False
     beam_options: str = ""  # of Apache Beam's pipeline; "": not by Beam
 
@@ -36,6 +39,11 @@ class BuildArguments:
         """Where the data set will lie."""
         version = str(shards.K3mProducts.VERSION)
         return epath.Path(self.output) / shards.NAME / self.front_end / version
+
+    @property
+    def splitting(self) -> Splitting:
+        """What decides a product's split."""
+        return Splitting(self.valid_fraction, self.fold, self.folds)
 
     def check(self) -> None:
         """Raises UserError for the first contradiction."""
@@ -58,12 +66,18 @@ class BuildArguments:
             ("vocabulary_size", 0),
             ("top_classes", 1),
             ("shards", 0),
+            ("folds", 0),
             ("workers", 0),
         ):
             if getattr(self, name) < low:
                 raise UserError(f"--{name}: {getattr(self, name)} is less than {low}")
         if not 0 <= self.valid_fraction < 1:
             raise UserError(f"--valid_fraction: {self.valid_fraction} is not in [0, 1)")
+        if self.folds == 1 or not 0 <= self.fold < max(self.folds, 1):
+            raise UserError(
+                f"--folds={self.folds} --fold={self.fold}: folds are 0 or 2 and more, and the fold "
+                "is one of them, from 0 on"
+            )
         if self.folder.exists() and not self.overwrite:
             raise UserError(
                 f"{self.folder} exists: choose another --output, or replace it with --overwrite"

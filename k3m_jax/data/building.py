@@ -53,7 +53,7 @@ class Build(abc.ABC):
         arguments.check()
         self.arguments = a = arguments
         self.catalogue = open_catalogue(a.format, a.input)
-        self._pairs = align_pairs.read_pairs(a.input)
+        self._pairs = align_pairs.read_pairs(a.input, own_splits=not a.folds)
         self.survey = self._survey()
         if not self.survey.splits or ("train" not in self.survey.splits and not a.codebook):
             wanted = "" if a.codebook else " for the train split"
@@ -61,9 +61,7 @@ class Build(abc.ABC):
                 f"{a.input} has no usable record{wanted}"
                 + (f": {_reasons(self.survey.rejects)}" if self.survey.rejects else "")
             )
-        maker = RecordMaker(
-            self.catalogue, a.image_size, a.patch_size, None, valid_fraction=a.valid_fraction
-        )
+        maker = RecordMaker(self.catalogue, a.image_size, a.patch_size, None, splitting=a.splitting)
         if a.front_end == "patches":
             self.maker = dataclasses.replace(maker, codebook=self._fit(maker))
             self.sizes = {"feature_dim": a.patch_size**2 * 3, "top_classes": 1}
@@ -182,7 +180,7 @@ class LocalBuild(Build):
         return {split: _cut(shuffler, a.shards) for split, shuffler in shufflers.items()}
 
     def _survey(self) -> Survey:
-        survey = Survey(self.arguments.valid_fraction)
+        survey = Survey(self.arguments.splitting)
         ids: set[bytes] = set()
         for raw in tqdm(self.catalogue.lines(), "reading", unit=" records"):
             try:

@@ -11,7 +11,7 @@ import numpy as np
 from k3m_jax.data import codebook as codebooks
 from k3m_jax.data import pictures
 from k3m_jax.data.catalogues import Catalogue, RawLine
-from k3m_jax.data.records import Product, Reject, RejectedRecord, split_of
+from k3m_jax.data.records import Product, Reject, RejectedRecord, Splitting
 from k3m_jax.data.region_features import RegionFeatures, RegionSizes
 
 MAX_REGIONS = 36  # of a picture, the most confident ones
@@ -58,7 +58,7 @@ class RecordMaker:
     codebook: codebooks.Codebook | None  # None with regions, or where nobody asks for classes
     region_features: RegionFeatures | None = None  # None with patches
     region_sizes: RegionSizes | None = None
-    valid_fraction: float = 0.0  # of products whose record names no split
+    splitting: Splitting = dataclasses.field(default_factory=Splitting)
 
     def __call__(self, raw: RawLine) -> Made | Reject:
         """The record of a line, with the keys of `shards.ProductSource`, or why there is none."""
@@ -73,7 +73,7 @@ class RecordMaker:
         lost = product.picture and not picture
         notes = product.notes + (("picture_not_found",) if lost else ())
         record = make_record(product, picture, **self._seen(product, picture))
-        return Made(split_of(product, self.valid_fraction), record, notes, product.picture)
+        return Made(self.splitting(product), record, notes, product.picture)
 
     def picture(self, path: str) -> bytes:
         """A picture of the catalogue as it is stored, b"" where there is none."""

@@ -96,12 +96,28 @@ def make_product(
     )
 
 
-def split_of(product: Product, valid_fraction: float) -> str:
-    """The record's own split, or a stable draw that never parts the items of one product."""
-    if product.split:
-        return product.split
-    digest = hashlib.blake2b(product.product.encode(), digest_size=8).digest()
-    return "valid" if int.from_bytes(digest, "big") < valid_fraction * 2**64 else "train"
+@dataclasses.dataclass(frozen=True)
+class Splitting:
+    """Which split a product is in: stable draws that never part the items of one product."""
+
+    valid_fraction: float = 0.0  # of the products that nothing else decides
+    fold: int = 0  # held out as `test`, of …
+    folds: int = 0  # … so many equal parts, whatever splits records name; 0: these decide
+
+    def __call__(self, product: Product) -> str:
+        """The name of the split."""
+        if self.folds:
+            if _draw(product, b"fold") % self.folds == self.fold:
+                return "test"
+        elif product.split:
+            return product.split
+        return "valid" if _draw(product) < self.valid_fraction * 2**64 else "train"
+
+
+def _draw(product: Product, salt: bytes = b"") -> int:
+    """Below 2^64."""
+    digest = hashlib.blake2b(product.product.encode(), digest_size=8, salt=salt).digest()
+    return int.from_bytes(digest, "big")
 
 
 def _text(value: object, key: str, number: bool = False) -> str:

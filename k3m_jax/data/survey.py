@@ -5,7 +5,7 @@ import heapq
 from typing import NamedTuple
 
 from k3m_jax.data.catalogues import RawLine
-from k3m_jax.data.records import Product, Reject, split_of
+from k3m_jax.data.records import Product, Reject, Splitting
 
 SAMPLED = 1000  # train products that the codebook and the sizes of regions are taken from
 
@@ -26,8 +26,8 @@ class Survey:
       rejects: those that are not.
     """
 
-    def __init__(self, valid_fraction: float):
-        self._valid_fraction = valid_fraction
+    def __init__(self, splitting: Splitting):
+        self._splitting = splitting
         self._sample: list[tuple[int, Found]] = []  # a heap, the largest hash of an id on top
         self.splits: set[str] = set()
         self.usable = 0
@@ -39,7 +39,7 @@ class Survey:
             self.rejects.append(line)
             return
         self.usable += 1
-        split = split_of(line.product, self._valid_fraction)
+        split = self._splitting(line.product)
         self.splits.add(split)
         if split == "train":
             self._keep(-int.from_bytes(hash_of(line.product.id), "big"), line)

@@ -50,6 +50,7 @@ class Products:
     seed: Annotated[int, Range(0)] = 0  # … and this seed
     image_size: Annotated[int, Range(1)] = 96
     patch_size: Annotated[int, Range(1)] = 16
+    folds: Annotated[int, Range(0)] = 0  # seed n holds out the n-th of so many parts (docs/data.md)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Grid:
 
         Of settings what is not their default: a setting that is new changes no older result.
         """
-        decisive = [self.split, dataclasses.asdict(self.data[cell.data])]
+        decisive = [self.split, _changes(self.data[cell.data], Products())]
         decisive.append(_changes(self.models[cell.model], Settings()))
         if cell.task != PRETRAINING:
             decisive.append(_changes(self.tasks[cell.task], Settings()))
@@ -139,6 +140,11 @@ class Grid:
                 Corruption.parse(text)
         for name, products in self.data.items():
             check_ranges(products, f"data.{name}")
+            if products.folds and max(self.seeds) >= products.folds:
+                raise UserError(
+                    f"data.{name}.folds: {products.folds} are too few, each seed holds out one: "
+                    f"seeds are {self.seeds}"
+                )
         for name, settings in self.tasks.items():
             if not settings.task.downstream:
                 raise UserError(f"tasks.{name}: task.name is pretraining, not a downstream task")

@@ -42,9 +42,10 @@ class Files(NamedTuple):
         """Of a level of data: the folder of its catalogue and its shards."""
         return self.workdir / "data" / slug(name)
 
-    def shards(self, name: str) -> pathlib.Path:
-        """Of a level of data."""
-        return self.data(name) / "shards"
+    def shards(self, grid: Grid, lane: Lane) -> pathlib.Path:
+        """What a lane learns from, and is measured on."""
+        folds = grid.data[lane.data].folds
+        return self.data(lane.data) / (f"shards-fold{lane.seed}" if folds else "shards")
 
     def runs(self, lane: Lane) -> pathlib.Path:
         """The folder of a lane's runs."""
@@ -69,15 +70,16 @@ def run_lane(grid: Grid, lane: Lane, cells: Sequence[Cell], workdir: pathlib.Pat
     folder = files.runs(lane)
     pretrained = folder / PRETRAINING
     settings = grid.models[lane.model]
-    shards = (str(files.shards(lane.data)),)
+    shards = (str(files.shards(grid, lane)),)
     data = dataclasses.replace(settings.data, sources=shards)
     settings = dataclasses.replace(settings, seed=lane.seed, data=data)
     own = Cell(*lane, PRETRAINING, "", "")
     _train(settings, pretrained)
     if own in cells:
         grid_results.add(files.results, own, grid.fingerprint(own), _pretrained(pretrained))
-    # The floors are the same for every model and every seed of it: the first lane tells them.
-    first = lane == next(each for each in grid.lanes() if each.data == lane.data)
+    # The floors are the same for every model of the same products: the first lane tells them.
+    same = (each for each in grid.lanes() if files.shards(grid, each) == files.shards(grid, lane))
+    first = lane == next(same)
     asked = [cell for cell in cells if cell != own]
     for (task, training), found in itertools.groupby(
         asked, lambda cell: (cell.task, cell.training)

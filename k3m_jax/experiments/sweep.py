@@ -21,7 +21,7 @@ from k3m_jax.data.build_arguments import BuildArguments
 from k3m_jax.data.building import build
 from k3m_jax.data.synthetic import make_catalogue
 from k3m_jax.experiments import grid_results
-from k3m_jax.experiments.grid import Cell, Grid, Lane, Products
+from k3m_jax.experiments.grid import Cell, Grid, Lane
 from k3m_jax.experiments.lane import Files, Stopped, run_lane
 from k3m_jax.schema import UserError
 from k3m_jax.training.preemption import EXIT_PREEMPTED
@@ -69,8 +69,8 @@ def sweep(grid: Grid, workdir: pathlib.Path, workers: int) -> Outcome:
             for lane, cells in grid.lanes().items()
             if (left := [cell for cell in cells if cell not in before])
         }
-        for name in dict.fromkeys(lane.data for lane in lanes):
-            _prepare(grid.data[name], files, name)
+        for lane in lanes:
+            _prepare(grid, files, lane)
         total = sum(1 for _ in grid.cells())
         with tqdm.tqdm(total=total, initial=len(before), unit="cell", disable=None) as bar:
             failed, stopped = _run(grid, lanes, files, workers, bar)
@@ -143,9 +143,10 @@ def _process(
         sys.exit(1)
 
 
-def _prepare(products: Products, files: Files, name: str) -> None:
-    """Makes the shards of a level of data, where they are not there yet."""
-    catalogue = pathlib.Path(products.folder) if products.folder else files.data(name) / "catalogue"
+def _prepare(grid: Grid, files: Files, lane: Lane) -> None:
+    """Makes a lane's shards, where they are not there yet."""
+    products, own = grid.data[lane.data], files.data(lane.data) / "catalogue"
+    catalogue = pathlib.Path(products.folder) if products.folder else own
     if not products.folder and not catalogue.exists():
         make_catalogue(
             catalogue, products.products, products.seed, products.overlap, products.image_size
@@ -153,9 +154,11 @@ def _prepare(products: Products, files: Files, name: str) -> None:
     arguments = BuildArguments(
         "jsonl",
         str(catalogue),
-        str(files.shards(name)),
+        str(files.shards(grid, lane)),
         image_size=products.image_size,
         patch_size=products.patch_size,
+        folds=products.folds,
+        fold=lane.seed if products.folds else 0,
     )
     if not arguments.folder.exists():
         build(arguments)

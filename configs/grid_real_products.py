@@ -1,0 +1,115 @@
+"""K3M and its baselines on Magento's demo shops and grocery photographs: a grid for launch.sweep.
+
+  python -m launch.sweep --workdir=runs/real --grid=configs/grid_real_products.py:CATALOGUE[,MINILM]
+
+CATALOGUE is a folder of these products (docs/results.md). They are cut into five parts, and each of
+three seeds learns from four of them and is measured on a part of its own. MINILM is a folder of
+imported weights (docs/weights.md): a K3M whose text encoder begins with them, and one of its size
+that begins at random.
+"""
+
+import ml_collections
+
+from configs import (
+    baselines,
+    finetune_alignment,
+    finetune_classification,
+    finetune_questions,
+    minilm_warm_start,
+    quickstart,
+)
+from k3m_jax.settings import UserError
+
+BASELINES = tuple(name for name in baselines.SIZES if not name.startswith("bert"))
+# Titles and these properties name the class outright.
+SHOPS_HIDE = ("style", "use")
+GROCERIES_HIDE = (
+    "net content",
+    "quality class",
+    "flavour",
+    "organic",
+    "energy kcal",
+    "fat g",
+    "saturated fat g",
+    "carbohydrate g",
+    "sugar g",
+    "fibre g",
+    "protein g",
+    "salt g",
+    "calcium mg",
+    "vitamin C mg",
+    "vitamin D µg",
+)
+
+
+def get_config(folders: str = "") -> ml_collections.ConfigDict:
+    catalogue, _, minilm = folders.partition(",")
+    if not catalogue:
+        raise UserError("--grid=configs/grid_real_products.py:CATALOGUE names the products' folder")
+    models = {"k3m": quickstart.get_config()}
+    models |= {each: baselines.get_config(each) for each in BASELINES}
+    for config in models.values():
+        config.lengths.knowledge = 48
+        config.model.positions = 80
+        config.training.steps = 600
+    tasks = _tasks(rate=1e-3)
+    if minilm:
+        models["k3m_minilm_size"] = minilm_warm_start.get_config()
+        models["k3m_minilm_size"].data.tokenizer = minilm
+        models["k3m_minilm_size"].training.update(steps=200, batch=16)
+        models["k3m_minilm"] = models["k3m_minilm_size"].copy_and_resolve_references()
+        models["k3m_minilm"].init_from = minilm
+        # What was learned elsewhere is soon forgotten at a small model's rate.
+        tasks |= {f"{name}, wide text": config for name, config in _tasks(rate=2e-4).items()}
+    for config in (*models.values(), *tasks.values()):
+        # Nothing is chosen by what is held out: the last step is measured.
+        config.training.update(eval_every=0, checkpoint_every=100, keep=1)
+    narrow = ("k3m", *BASELINES)
+    parts = [_part(narrow, ""), _part(narrow, "", titles=True)]
+    if minilm:
+        wide = ("k3m_minilm", "k3m_minilm_size")
+        parts += [_part(wide, ", wide text"), _part(wide, ", wide text", titles=True)]
+    return ml_collections.ConfigDict(
+        {
+            "split": "test",
+            "seeds": (0, 1, 2),
+            "data": {"real products": {"folder": catalogue, "folds": 5}},
+            "models": models,
+            "tasks": tasks,
+            "parts": tuple(parts),
+        }
+    )
+
+
+def _tasks(rate: float) -> dict[str, ml_collections.ConfigDict]:
+    tasks = {
+        "classes of clothes": finetune_classification.get_config(),
+        "classes of groceries": finetune_classification.get_config(),
+        "alignment": finetune_alignment.get_config(),
+        "questions": finetune_questions.get_config(),
+    }
+    for config in tasks.values():
+        config.optimizer.learning_rate = rate
+        config.training.steps = 200
+    for name, catalogues, hidden in (
+        ("classes of clothes", ("luma", "venia"), SHOPS_HIDE),
+        ("classes of groceries", ("grocery",), GROCERIES_HIDE),
+    ):
+        tasks[name].task.update(
+            catalogues=catalogues, hidden_properties=hidden, shown=("image", "knowledge")
+        )
+    # Text on both sides would decide by itself: items of one product share it.
+    everything = ("title", "image", "knowledge")
+    tasks["alignment"].task.update(first_shown=everything, second_shown=("image",))
+    return tasks
+
+
+def _part(models: tuple[str, ...], suffix: str, titles: bool = False) -> dict[str, tuple[str, ...]]:
+    """The tasks that show titles, or those that do not, each spoilt in what it shows."""
+    tasks = ("alignment", "questions") if titles else ("classes of clothes", "classes of groceries")
+    spoilt = ("TMR100", "TNR100", "TINR100") if titles else ("KMR100", "KNR100")
+    return {
+        "models": models,
+        "tasks": tuple(f"{task}{suffix}" for task in tasks),
+        "corruptions": ("IMR100", "INR100", *spoilt),
+    }
