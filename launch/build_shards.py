@@ -5,7 +5,6 @@ jsonl:   FOLDER/products.jsonl, an object a line, and the pictures it names by r
 release: FOLDER/*.tsv of the public K3M release, one file per split, without pictures.
 """
 
-import json
 import os
 import time
 import typing
@@ -13,8 +12,7 @@ import typing
 from absl import app, flags
 
 from k3m_jax.data.build_arguments import BuildArguments
-from k3m_jax.data.building import build
-from k3m_jax.data.shards import REJECTS, ShardSet
+from k3m_jax.data.building import build, report
 from launch import cli
 
 HELP = {
@@ -47,24 +45,6 @@ for _name, _type in typing.get_type_hints(BuildArguments).items():
     else:
         DEFINE.get(_type, flags.DEFINE_string)(_name, _default, HELP[_name])
 flags.mark_flags_as_required(REQUIRED)
-
-
-def report(made: ShardSet, seconds: float) -> str:
-    """What was built, what was set aside, and what to run next."""
-    info, items = made.info, sum(made.info.products.values())
-    size = sum(path.stat().length for path in made.folder.glob("*.array_record*"))
-    options = f"--config=configs/k3m_base.py --config.data.sources={made.folder} " + " ".join(
-        f"--config.image.{key}={getattr(info, key)}"
-        for key in ("front_end", "regions", "patch_size" if info.patch_size else "feature_dim")
-    )
-    return f"""\
-{items} items {json.dumps(info.products)}, {size / items / 1e3:.1f} kB each, in {seconds:.0f} s
-  missing    {json.dumps(info.missing)}
-  mended     {json.dumps(info.mended)}
-  pairs      {json.dumps(info.pairs)}
-  set aside  {json.dumps(info.rejects)}: {made.folder / REJECTS}
-next: python -m launch.show_batch {options}
-      python -m launch.pretrain --workdir=runs/first {options}"""
 
 
 def main(argv: list[str]) -> None:

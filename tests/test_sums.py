@@ -5,7 +5,7 @@ import pickle
 from k3m_jax.data import survey
 from k3m_jax.data.catalogues import RawLine
 from k3m_jax.data.record_maker import Made
-from k3m_jax.data.records import Reject, make_product
+from k3m_jax.data.records import Reject, Splitting, make_product
 from k3m_jax.data.survey import Found, Survey
 from k3m_jax.data.tally import Tally
 from k3m_jax.data.tokenization import count_words
@@ -30,7 +30,7 @@ def test_surveys(monkeypatch):
         else Found(RawLine("f", i, b""), make_product(id=f"p{i}", split="test" if i == 7 else None))
         for i in range(60)
     ]
-    once, parts = (summed(lambda: Survey(0.2), lines, n) for n in (1, 4))
+    once, parts = (summed(lambda: Survey(Splitting(0.2)), lines, n) for n in (1, 4))
     assert once.splits == parts.splits == {"train", "valid", "test"}
     assert once.usable == parts.usable == 54
     assert set(once.rejects) == set(parts.rejects)

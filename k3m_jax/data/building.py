@@ -206,6 +206,24 @@ def build(arguments: BuildArguments) -> shards.ShardSet:
     return shards.open_shards(arguments.folder)
 
 
+def report(made: shards.ShardSet, seconds: float) -> str:
+    """What was built, what was set aside, and what to run next."""
+    info, items = made.info, sum(made.info.products.values())
+    size = sum(path.stat().length for path in made.folder.glob("*.array_record*"))
+    options = f"--config=configs/k3m_base.py --config.data.sources={made.folder} " + " ".join(
+        f"--config.image.{key}={getattr(info, key)}"
+        for key in ("front_end", "regions", "patch_size" if info.patch_size else "feature_dim")
+    )
+    return f"""\
+{items} items {json.dumps(info.products)}, {size / items / 1e3:.1f} kB each, in {seconds:.0f} s
+  missing    {json.dumps(info.missing)}
+  mended     {json.dumps(info.mended)}
+  pairs      {json.dumps(info.pairs)}
+  set aside  {json.dumps(info.rejects)}: {made.folder / shards.REJECTS}
+next: python -m launch.show_batch {options}
+      python -m launch.pretrain --workdir=runs/first {options}"""
+
+
 def prepare(
     builder: tfds.core.DatasetBuilder,
     arguments: BuildArguments,
