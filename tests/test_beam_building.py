@@ -88,3 +88,17 @@ def test_mistakes_are_named(beam_building, tmp_path):
     write_catalogue(tmp_path / "in")
     with pytest.raises(UserError, match=r"--beam_options: .*NoRunner"):
         build(arguments(tmp_path / "in", tmp_path / "data", beam_options="--runner=NoRunner"))
+
+
+def test_a_split_of_rejects_says_why(beam_building, tmp_path):
+    """As on this machine: `test_a_catalogue_of_rejects_says_why`."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/cut.jpg").write_bytes(b"no picture")
+    records = [
+        {"id": "a", "split": "train", "images": ["cut.jpg"]},
+        {"id": "b", "split": "valid", "title": "usable"},
+    ]
+    (tmp_path / "in/products.jsonl").write_text("\n".join(map(json.dumps, records)))
+    options = "--runner=DirectRunner"
+    with pytest.raises(UserError, match="no record of split 'train' is usable: 1 bad_picture"):
+        build(arguments(tmp_path / "in", tmp_path / "data", beam_options=options))

@@ -43,6 +43,11 @@ class Build(building.Build):
             raise UserError(f"--beam_options: {' '.join(str(error).split())}") from error
         super().__init__(arguments)
 
+    @property
+    def tallied(self) -> bool:
+        """Whether the pipeline came as far as the tally."""
+        return (self._scratch / "tally").exists()
+
     def tally(self) -> Tally:
         """Of all records, once the pipeline of `records` has run."""
         return _read(self._scratch / "tally")
@@ -89,14 +94,20 @@ def build(arguments: BuildArguments) -> shards.ShardSet:
     with _folder_for_all(epath.Path(arguments.output)) as scratch:
         job = Build(arguments, scratch)
         builder = BeamProducts(config=arguments.front_end, data_dir=arguments.output, job=job)
-        building.prepare(
-            builder,
-            arguments,
-            download_dir=scratch,
-            kind=_DownloadConfig,
-            num_shards=arguments.shards,
-            beam_options=job.options,
-        )
+        try:
+            building.prepare(
+                builder,
+                arguments,
+                download_dir=scratch,
+                kind=_DownloadConfig,
+                num_shards=arguments.shards,
+                beam_options=job.options,
+            )
+        except Exception:
+            # TFDS refuses a split without records within the pipeline, and so knows no reasons.
+            if job.tallied:
+                job.check_splits()
+            raise
     return shards.open_shards(arguments.folder)
 
 

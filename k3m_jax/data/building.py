@@ -86,6 +86,14 @@ class Build(abc.ABC):
     def tally(self) -> Tally:
         """Of all records, once the shards are written."""
 
+    def check_splits(self) -> None:
+        """Raises UserError where no record of a split could be made; of a whole `tally`."""
+        tally = self.tally()
+        for split in self.splits:
+            if not tally.products[split]:
+                reasons = _reasons(self.survey.rejects + tally.rejects)
+                raise UserError(f"no record of split {split!r} is usable: {reasons}")
+
     def finish(self, folder: epath.Path) -> None:
         """Writes what lies beside the shards, build.json last."""
         a, codebook, tally = self.arguments, self.maker.codebook, self.tally()
@@ -173,10 +181,7 @@ class LocalBuild(Build):
             if not isinstance(outcome, Reject):
                 key = outcome.record["id"].encode()
                 shufflers[outcome.split].add(key, pickle.dumps(outcome.record))
-        for split, shuffler in shufflers.items():
-            if not shuffler.items:
-                reasons = _reasons(self.survey.rejects + self._tally.rejects)
-                raise UserError(f"no record of split {split!r} is usable: {reasons}")
+        self.check_splits()
         return {split: _cut(shuffler, a.shards) for split, shuffler in shufflers.items()}
 
     def _survey(self) -> Survey:

@@ -206,7 +206,9 @@ def _compile(program: Program, topology: Topology) -> jax.stages.Compiled:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         reason = next(line for line in str(error).splitlines() if line.strip())
-        raise DoesNotFitError(f"{reason.strip()} {_advice(program, topology)}") from error
+        raise DoesNotFitError(
+            f"{reason.strip().rstrip('.')}; {_advice(program, topology)}"
+        ) from error
     available = _available(settings, topology)
     needed = _total(compiled.memory_analysis())
     if available is not None and needed > available:
