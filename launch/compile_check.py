@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from k3m_jax.data.pipeline import open_inputs
 from k3m_jax.parallel.topologies import open_topology
-from k3m_jax.settings import Settings
+from k3m_jax.settings import Settings, UserError
 from k3m_jax.training.compile_check import check, find_batch
 from k3m_jax.training.compile_report import table
 from launch import cli
@@ -47,6 +47,8 @@ def main(argv: list[str]) -> None:
     """Compiles, prints and writes."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    if JSON.value and not (folder := pathlib.Path(JSON.value).parent).is_dir():
+        raise UserError(f"--json={JSON.value}: there is no folder {folder}")
     topology = open_topology(TOPOLOGY.value, SLICES.value)
     settings = resolved(cli.read_settings(CONFIG))
     result = (find_batch if FIND_BATCH.value else check)(settings, topology)

@@ -77,6 +77,17 @@ def test_what_does_not_fit_says_what_would_help():
         check_tiny(memory=1000)
 
 
+def test_a_compiler_that_runs_out_of_memory_says_what_would_help(monkeypatch):
+    """As a TPU's does; a GPU's compiles whatever it is given."""
+
+    def compile_(program, options):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory.\n\nAnd so on")
+
+    monkeypatch.setattr(Program, "compile", compile_)
+    with pytest.raises(DoesNotFitError, match=r"out of memory; to make it fit, set model\.remat"):
+        check(tiny_settings(mesh=Mesh(data=2, fsdp=4)), pretended())
+
+
 @pytest.mark.parametrize("start", [32, 320, 3200])
 def test_the_largest_batch_is_found(monkeypatch, start):
     """Of a step that needs 1 MB and 2 MB per item."""
@@ -142,6 +153,12 @@ def run(topology, *arguments):
     )
 
 
+def test_a_file_that_could_not_be_written_is_told_before_compiling(tmp_path):
+    done = run("cpu:8", f"--json={tmp_path / 'absent' / 'check.json'}")
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].endswith(f"no folder {tmp_path / 'absent'}")
+
+
 @pytest.mark.slow
 def test_the_command_on_simulated_devices(tmp_path):
     done = run("cpu:8", f"--json={tmp_path / 'check.json'}")
@@ -171,6 +188,7 @@ def test_the_command_on_simulated_devices(tmp_path):
 def test_the_command_with_the_compiler_of_tpus(arguments, topology, mesh):
     done = run("v5e:2x4", *arguments)
     assert done.returncode == 0, done.stderr
+    assert "could not determine" not in done.stderr  # that this is no TPU VM
     assert f"{topology} by the TPU's compiler" in done.stdout
     assert mesh in done.stdout
     assert "gathered again    no parameter" in done.stdout

@@ -20,6 +20,15 @@ _GPUS = {"h100": "NVIDIA H100 80GB HBM3"}
 _FORM = "v5e:16x16, v5p:4x4x8, h100:8 or cpu:8"
 _GPU_HOST = 8
 
+# This machine is no TPU VM: libtpu must not wait for the metadata of one, complain that it knows no
+# host or chip (any will do: the topology is what counts), nor keep other processes from compiling.
+_NO_TPU_VM = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
 # The compiler would try kernels out on the GPU, which is not there, and its Triton kernels for
 # matrix products need that trial.
 _GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
@@ -74,10 +83,8 @@ def open_topology(name: str, slices: int = 1) -> Topology:
 
 
 def _tpu_devices(name: str, slices: int) -> list[Any]:
-    # This machine is no TPU VM: libtpu must not wait for the metadata of one, nor keep other
-    # processes from compiling at the same time.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    for variable, value in _NO_TPU_VM.items():
+        os.environ.setdefault(variable, value)
     _only_cpus()
     try:
         return topologies.get_topology_desc(
