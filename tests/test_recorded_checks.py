@@ -1,0 +1,71 @@
+"""The figures of docs/scaling.md: within what the project promises, and of the configurations as
+they are."""
+
+import functools
+import importlib
+import json
+import math
+
+import jax
+import pytest
+from conftest import ROOT
+
+from k3m_jax.model.network import Network
+from k3m_jax.settings import Settings
+from k3m_jax.training.flops import training_flops
+
+CONFIGS = ("tpu_v5e_256", "tpu_v5p_128", "gpu_8xh100")
+GIB = 2**30
+
+
+def recorded(name):
+    return json.loads((ROOT / "docs" / "compile_check" / f"{name}.json").read_text())
+
+
+@functools.cache
+def settings_of(config, vocabulary, classes):
+    settings = Settings.from_config(importlib.import_module(f"configs.{config}").get_config())
+    return settings.resolved(vocabulary=vocabulary, classes=classes)
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, *(f"{config}_largest" for config in CONFIGS)])
+def test_the_step_fits_and_does_no_more_than_it_must(name):
+    found = recorded(name)
+    assert found["compiler"] in ("tpu", "cuda")
+    assert found["total_bytes"] <= found["memory_bytes"]
+    assert not found["remat"]
+    assert found["flops"] <= 1.15 * found["model_flops"]
+    assert found["sent_bytes"] <= 1.2 * found["fsdp_bytes"]
+    assert found["gathered_again"] == {}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_what_was_compiled_is_the_configuration(config):
+    """One that fails asks for the commands of docs/scaling.md, and for new figures there."""
+    found = recorded(config)
+    settings = settings_of(config, found["vocabulary"], found["classes"])
+    sizes, devices = found["mesh"], math.prod(found["mesh"].values())
+    for axis, size in sizes.items():
+        assert getattr(settings.mesh, axis) in (size, -1)
+    assert found["batch"] == settings.training.batch
+    for each in (found, recorded(f"{config}_largest")):
+        assert each["mesh"] == sizes
+        flops = training_flops(settings) * each["batch"] / devices
+        assert each["model_flops"] == pytest.approx(flops)
+
+
+def test_the_model_compiled_has_the_parameters_of_today():
+    found = recorded(CONFIGS[0])
+    network = Network(settings_of(CONFIGS[0], found["vocabulary"], found["classes"]))
+    params = jax.eval_shape(network.init_params, jax.random.key(0))
+    assert found["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_page_tells_the_figures(config):
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    for found in (recorded(config), recorded(f"{config}_largest")):
+        available = found["memory_bytes"] / GIB
+        assert f"{found['total_bytes'] / GIB:.2f} of {available:g} GiB" in page
+        assert f"{found['items_per_second']:,.0f}" in page
+        assert f"{found['batch']:,}" in page
