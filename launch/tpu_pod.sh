@@ -53,6 +53,13 @@ if (($# == 0)); then
   usage >&2
   exit 2
 fi
+# A mistyped option of this script must not start a run: launch.pretrain has these two alone.
+for flag; do
+  if [[ "$flag" == -* && "$flag" != --config[=.]* && "$flag" != --workdir=* ]]; then
+    echo "error: $flag: --dry-run stands first; --config=…, --config.…=… and --workdir=… follow" >&2
+    exit 2
+  fi
+done
 read -ra slices <<<"$TPU"
 where=("--zone=$ZONE" ${PROJECT:+"--project=$PROJECT"})
 

@@ -119,6 +119,10 @@ def test_help_and_mistakes_start_nothing(cluster, script):
     assert "usage:" in err
     for name in ("CACHE", "LOGS", "RESTARTS", "PATIENCE"):
         assert name in out
+    for mistyped in (["--dryrun", *FLAGS], [*FLAGS, "--dry-run"], ["--confg.seed=1", *FLAGS]):
+        code, _, err, asked = cluster.run(script, *mistyped)
+        assert (code, asked) == (2, [])
+        assert err.startswith("error: --")
 
 
 # TPU slices
