@@ -64,9 +64,15 @@ def batches_from(step: int, settings: Settings, mesh: jax.sharding.Mesh) -> Iter
         yield batches
 
 
+@functools.cache
+def on_all(mesh: jax.sharding.Mesh):
+    """Puts arrays on every device whole; compiled once for arrays of the same shapes."""
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))
+
+
 def gathered(mesh: jax.sharding.Mesh, tree):
     """Everything of all processes, as NumPy."""
-    return jax.device_get(jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree))
+    return jax.device_get(on_all(mesh)(tree))
 
 
 def digest(mesh: jax.sharding.Mesh, batch: Mapping[str, jax.Array]) -> str:
