@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from configs import finetune_classification, quickstart
+from configs import finetune_classification, grid_real_products, quickstart
 from configs.grid_catalogue import ABLATIONS, BASELINES, get_config
 from k3m_jax.experiments import grid_results
 from k3m_jax.experiments.grid import PRETRAINING, Cell, Grid, Lane
@@ -147,3 +147,19 @@ def test_results_of_another_grid_are_refused_and_a_foreign_line_is_named(grid, t
     path.write_text(json.dumps({"data": "shop"}) + "\n")
     with pytest.raises(UserError, match=r"results\.jsonl:1: this is no result of a grid"):
         grid_results.done(path, grid)
+
+
+def test_the_grid_of_real_products_never_shows_text_on_both_sides_nor_names_a_class():
+    grid = Grid.parse(grid_real_products.get_config("shops,minilm").to_dict())
+    assert {products.folds for products in grid.data.values()} == {5}
+    for name, settings in grid.tasks.items():
+        task = settings.task
+        if task.name == "alignment":
+            assert task.second_shown == ("image",), name
+        if task.name == "classification":
+            assert "title" not in task.shown, name
+            assert "style" in task.hidden_properties, name
+    wide = [name for name in grid.models if "minilm" in name]
+    assert [grid.models[name].init_from for name in wide] == ["", "minilm"]
+    with pytest.raises(UserError, match="names the products' folder"):
+        grid_real_products.get_config()
