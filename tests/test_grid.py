@@ -159,7 +159,7 @@ def test_the_grid_of_real_products_never_shows_text_on_both_sides_nor_names_a_cl
         if task.name == "classification":
             assert "title" not in task.shown, name
             assert "style" in task.hidden_properties, name
-    wide = [name for name in grid.models if "minilm" in name]
-    assert [grid.models[name].init_from for name in wide] == ["", "minilm"]
+    wide = {name: model.init_from for name, model in grid.models.items() if "minilm" in name}
+    assert wide == {"k3m_minilm": "minilm", "k3m_minilm_size": ""}
     with pytest.raises(UserError, match="names the products' folder"):
         grid_real_products.get_config()
