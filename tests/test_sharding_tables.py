@@ -41,7 +41,7 @@ def test_the_compiled_step_takes_and_returns_them_so(name):
     program = tiny_program(TINY, *MESHES[name])
     expected = jax.tree.map(lambda leaf: leaf.sharding, program.abstract_state)
     compiled = tiny_compiled(*MESHES[name])
-    (before, _), _ = compiled.input_shardings
+    (_, before, _), _ = compiled.input_shardings  # of the seed, the state and the batch
     after, _ = compiled.output_shardings
     for state in (before, after):
         for found, sharding, leaf in zip(
