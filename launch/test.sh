@@ -8,7 +8,7 @@ usage() {
 usage: ./launch/test.sh [--fast] [pytest arguments …]
 
 Makes .venv and installs requirements.txt and requirements-dev.txt in it, where that is still to be
-done, then runs the whole test suite: about half an hour on 2 cores.
+done, then runs the whole test suite: some 35 minutes on 2 cores.
 
   --fast        leave out the tests marked slow
   --help        this text
@@ -36,6 +36,7 @@ fi
 source launch/environment.sh
 prepare_environment requirements.txt requirements-dev.txt
 # One process per core, 4 at most: each compiles much, and holds up to 3 GB. The tests of a file stay
-# together, so that they share what its fixtures compiled.
-exec "$VENV/bin/python" -m pytest -n auto --maxprocesses=4 --dist loadfile \
+# together, so that they share what its fixtures compiled, and files go out in their own order: by the
+# number of their tests, the one long test of the quickstart would begin when all others are done.
+exec "$VENV/bin/python" -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder \
   ${selection[@]+"${selection[@]}"} "$@"

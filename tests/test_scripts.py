@@ -106,11 +106,11 @@ def test_test_script_passes_arguments_on(project):
     done, asked = project.run("test.sh", "--fast", "tests/test_metrics.py", "-k", "two words")
     assert done.returncode == 0, done.stderr
     assert asked[1].endswith("-rrequirements.txt -rrequirements-dev.txt")
-    pytest_told, selected = asked[2].split(" --dist loadfile")
+    pytest_told, selected = asked[2].split(" --dist loadfile --no-loadscope-reorder")
     assert pytest_told.startswith("-m pytest")
     assert selected == " -m not slow tests/test_metrics.py -k two words"
     _, asked = project.run("test.sh")
-    assert asked == [f"{pytest_told} --dist loadfile"]
+    assert asked == [f"{pytest_told} --dist loadfile --no-loadscope-reorder"]
     done, _ = project.run("test.sh", FAKE_FAILS="pytest")
     assert done.returncode == 7
 
