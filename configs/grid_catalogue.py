@@ -58,6 +58,7 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
     # Are differences those of models that have not learned enough yet?
     tasks["long classification"] = tasks["classification"].copy_and_resolve_references()
     tasks["long classification"].training.steps = 1000
+    missing_or_wrong = tuple(f"{setting}100" for setting in SETTINGS)
     for config in (*models.values(), *tasks.values()):
         # Nothing is chosen by what is held out: the last step is measured.
         config.training.update(eval_every=0, checkpoint_every=100, keep=1)
@@ -75,14 +76,29 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
             "models": models,
             "tasks": tasks,
             "parts": (
-                {"models": compared, "tasks": compared_at, "corruptions": spoilt},
                 {
+                    "data": ("overlap 20 %",),
+                    "models": compared,
+                    "tasks": compared_at,
+                    "corruptions": spoilt,
+                },
+                # Whether the first seed's order is that of other products too.
+                {
+                    "seeds": (0,),
+                    "data": ("overlap 60 %",),
+                    "models": compared,
+                    "tasks": compared_at,
+                    "corruptions": spoilt,
+                },
+                {
+                    "seeds": (0,),
                     "data": ("overlap 20 %",),
                     "models": ("bert", "bert_pkg"),
                     "tasks": compared_at,
                     "corruptions": spoilt,
                 },
                 {
+                    "seeds": (0,),
                     "data": ("overlap 20 %",),
                     "models": ("k3m", *ABLATIONS),
                     "tasks": compared_at,
@@ -97,9 +113,9 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
                 },
                 {
                     "data": ("overlap 20 %",),
-                    "models": ("k3m", "vlbert_pkg"),
+                    "models": ("k3m", *(each for each in compared if each.endswith("_pkg"))),
                     "tasks": ("long classification",),
-                    "corruptions": ("TMR100", "IMR100", "TNR100", "KMR100", "MNR100"),
+                    "corruptions": missing_or_wrong,
                 },
             ),
         }

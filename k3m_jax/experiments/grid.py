@@ -57,6 +57,7 @@ class Products:
 class Part:
     """Every combination of these; () is all that the grid names, or no corruption."""
 
+    seeds: tuple[int, ...] = ()
     data: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
@@ -122,6 +123,8 @@ class Grid:
 
     def _of(self, seed: int) -> Iterator[Cell]:
         for part in self.parts:
+            if part.seeds and seed not in part.seeds:
+                continue
             for data in part.data or self.data:
                 for model in part.models or self.models:
                     yield Cell(data, model, seed, PRETRAINING, "", "")
