@@ -100,7 +100,15 @@ def test_the_grid_of_the_embedded_catalogue_has_what_the_comparison_needs():
     assert len(grid.data) == 2
     low, high = grid.data
     for data, seed in (*((low, seed) for seed in grid.seeds), (high, 0)):
-        for model in ("k3m", "vilbert", "vilbert_pkg", "vlbert", "vlbert_pkg", "lxmert_pkg"):
+        for model in (
+            "k3m",
+            "vilbert",
+            "vilbert_pkg",
+            "vlbert",
+            "vlbert_pkg",
+            "lxmert",
+            "lxmert_pkg",
+        ):
             cells = lanes[Lane(data, model, seed)]
             tasks = ("classification", "alignment", "questions")
             headline = [c for c in cells if not c.training and c.task in tasks]
@@ -109,9 +117,14 @@ def test_the_grid_of_the_embedded_catalogue_has_what_the_comparison_needs():
     for model in ABLATIONS:
         cells = lanes[Lane(low, model, 0)]
         assert {c.corruption for c in cells} == {"", "TMR100", "TNR100"}
-    assert {c.model for c in grid.cells() if c.training} >= {"k3m", *pkg} - {"bert_pkg"}
+    spoilt = {c.training: set() for c in grid.cells() if c.training}
+    for cell in grid.cells():
+        if cell.training:
+            spoilt[cell.training].add(cell.model)
+    assert list(spoilt) == ["MNR50", "TMR100", "TNR100"]
+    assert all(models >= {"k3m", *pkg} for models in spoilt.values())
     longer = {c.model for c in grid.cells() if c.task == "long classification"}
-    assert longer == {"k3m", *pkg} - {"bert_pkg"}
+    assert longer == {"k3m", *pkg}
 
 
 def add(path, grid, cell):
