@@ -178,8 +178,18 @@ def test_the_grid_of_real_products_never_shows_text_on_both_sides_nor_names_a_cl
             assert task.second_shown == ("image",), name
         if task.name == "classification":
             assert "title" not in task.shown, name
-            assert "style" in task.hidden_properties, name
+            assert ("style" in task.hidden_properties) == ("luma" in task.catalogues), name
     wide = {name: model.init_from for name, model in grid.models.items() if "minilm" in name}
     assert wide == {"k3m_minilm": "minilm", "k3m_minilm_size": ""}
     with pytest.raises(UserError, match="names the products' folder"):
         grid_real_products.get_config()
+
+
+def test_of_a_grocery_its_department_is_told_from_its_picture_country_and_brand(shared):
+    lines = (shared / "data" / "catalogue" / "products.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    known = {key for r in records if r["source"] == "grocery" for key, _ in r["triples"]}
+    grid = Grid.parse(grid_real_products.get_config("shops").to_dict())
+    task = grid.tasks["departments of groceries"].task
+    assert task.label == "department"
+    assert known - set(task.hidden_properties) == {"department", "country of origin", "brand"}
