@@ -186,11 +186,11 @@ def test_is_measured_beside_the_floors(given, learned, tmp_path):
     clean, without, half = fine_tuning.measure(
         program.network, program.mesh, given, params, 60, "valid", spoilt
     )
-    assert without.rows[0].value < half.rows[0].value < clean.rows[0].value
-    assert clean.rows[0].value == after["accuracy"]
-    assert without.rows[0].value < clean.rows[0].value - 0.1
-    floors = {"majority": 0.25, "title naive Bayes": 1.0}
-    assert clean.rows[0].floors.items() >= floors.items()
+    assert without.rows[0].model.value < half.rows[0].model.value < clean.rows[0].model.value
+    assert clean.rows[0].model.value == after["accuracy"]
+    assert without.rows[0].model.value < clean.rows[0].model.value - 0.1
+    floors = clean.rows[0].floors
+    assert (floors["majority"].value, floors["title naive Bayes"].value) == (0.25, 1.0)
     names = clean.write(tmp_path)
     assert names[0] == "evaluation-classification-valid.json"
     assert json.loads((tmp_path / names[0]).read_text())["checkpoint"] == 60

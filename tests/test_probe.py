@@ -75,7 +75,7 @@ def measured(parts, *corruptions, **task):
 
 
 def values(report):
-    return {row.metric: row.value for row in report.rows}
+    return {row.metric: row.model.value for row in report.rows}
 
 
 def test_classification(parts):
@@ -91,12 +91,16 @@ def test_classification(parts):
     assert values(clean)["accuracy"] > 0.95
     assert values(without)["accuracy"] < 0.5  # the title carried all of it …
     assert values(wrong)["accuracy"] < 0.5
-    assert pictures.rows[0].value == clean.rows[0].value  # … the pictures, all alike, nothing
+    # … the pictures, all alike, nothing
+    assert pictures.rows[0].model.value == clean.rows[0].model.value
     floors = clean.rows[0].floors
-    assert floors == {"majority": 0.25, "title naive Bayes": 1.0, "nearest picture": 0.25}
-    assert without.rows[0].floors["title naive Bayes"] == 0.25
-    low, high = without.rows[0].interval
-    assert low <= without.rows[0].value <= high
+    expected = {"majority": 0.25, "title naive Bayes": 1.0, "nearest picture": 0.25}
+    assert {name: floor.value for name, floor in floors.items()} == expected
+    low, high = floors["majority"].interval
+    assert low < 0.25 < high
+    assert without.rows[0].floors["title naive Bayes"].value == 0.25
+    low, high = without.rows[0].model.interval
+    assert low <= without.rows[0].model.value <= high
 
 
 def test_a_hidden_title_is_missing_everywhere(parts):
@@ -116,7 +120,7 @@ def test_alignment(parts):
     assert values(clean)["auc"] > 0.95
     assert values(clean)["f1"] > 0.9
     assert values(without)["auc"] == 0.5
-    assert clean.rows[1].floors["title naive Bayes"] == 1.0
+    assert clean.rows[1].floors["title naive Bayes"].value == 1.0
 
 
 def test_questions(parts):
@@ -134,6 +138,6 @@ def test_reports_are_written(parts, tmp_path):
     names = report.write(tmp_path)
     assert names == [f"probe-classification-test-TMR20.{kind}" for kind in ("json", "md")]
     told = json.loads((tmp_path / names[0]).read_text())
-    assert told["metrics"]["accuracy"]["value"] == report.rows[0].value
+    assert told["metrics"]["accuracy"]["value"] == report.rows[0].model.value
     assert told["known_products"] == 0
     assert "| accuracy |" in (tmp_path / names[1]).read_text()

@@ -34,7 +34,11 @@ def run(tmp_path_factory):
     for split, step in (("valid", 7), ("test", 3)):
         report = Report((row, Row("mlm_loss")), 2, step, split)
         (folder / "run" / f"evaluation-{split}.json").write_text(json.dumps(report.json()))
-        accuracy = task_report.Row("accuracy", 0.875, (0.75, 0.9), {"majority": 0.125})
+        accuracy = task_report.Row(
+            "accuracy",
+            task_report.Score(0.875, (0.75, 0.9)),
+            {"majority": task_report.Score(0.125, None)},
+        )
         probe = task_report.TaskReport(
             "probe", "classification", split, "", step, (accuracy,), 40, 20, 10, {}
         )
@@ -62,7 +66,7 @@ def test_the_best_checkpoint_leaves_bit_by_bit_and_its_card_tells_of_it(run, tmp
         "| link MRR | 62.5 % | 50.0 % to 75.0 % | 25.0 % | 40 links |",
         "### Step 7 on the split valid",
         "### Classification: a head on embeddings of step 7, valid",
-        "| accuracy | 87.5 % | 75.0 % to 90.0 % | 12.5 % |",
+        "| accuracy | 87.5 % (75.0 to 90.0) | 12.5 % |",
         "It began from other weights (format bert, tensors 37).",
         "from_pretrained(FOLDER)",
     ):

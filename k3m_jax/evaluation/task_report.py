@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from etils import epath
 
@@ -15,13 +15,35 @@ ABSENT = "–"
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One metric, a share between 0 and 1; None where it is not defined."""
+class Score:
+    """A share between 0 and 1; None where it is not defined."""
 
-    metric: str
     value: float | None
     interval: tuple[float, float] | None  # 95 %, over products
-    floors: Mapping[str, float | None]
+
+    @classmethod
+    def of(cls, sampling: Resampling, statistic: Statistic) -> Self:
+        """Of what was sampled."""
+        value = sampling.value(statistic)
+        return cls(value if math.isfinite(value) else None, sampling.interval(statistic))
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return ABSENT
+        told = f"{100 * self.value:.1f} %"
+        if self.interval is None or self.interval[0] == self.interval[1]:
+            return told
+        low, high = self.interval
+        return f"{told} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One metric of the model, and of the floors by their names."""
+
+    metric: str
+    model: Score
+    floors: Mapping[str, Score]
 
     @classmethod
     def of(
@@ -30,15 +52,21 @@ class Row:
         sampling: Resampling,
         model: Statistic,
         floors: Mapping[str, Statistic],
-    ) -> "Row":
+    ) -> Self:
         """Of a statistic of the model and those of the floors."""
-        others = {name: _defined(sampling.value(each)) for name, each in floors.items()}
-        return cls(metric, _defined(sampling.value(model)), sampling.interval(model), others)
+        others = {name: Score.of(sampling, each) for name, each in floors.items()}
+        return cls(metric, Score.of(sampling, model), others)
 
-    def cells(self) -> tuple[str, ...]:
-        """The row as text."""
-        spread = " to ".join(map(_percent, self.interval)) if self.interval else ABSENT
-        return self.metric, _percent(self.value), spread, *map(_percent, self.floors.values())
+    @classmethod
+    def of_json(cls, metric: str, content: Mapping[str, Any]) -> Self:
+        """What `json` gave."""
+        floors = {name: Score(**each) for name, each in content["floors"].items()}
+        return cls(metric, Score(content["value"], content["interval"]), floors)
+
+    def json(self) -> dict[str, Any]:
+        """Unrounded."""
+        floors = {name: dataclasses.asdict(each) for name, each in self.floors.items()}
+        return {**dataclasses.asdict(self.model), "floors": floors}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +97,11 @@ class TaskReport:
         return f"{self.task.capitalize()}: {how} step {self.checkpoint}, {self.split}{spoilt}"
 
     @classmethod
-    def of_json(cls, content: Mapping[str, Any]) -> "TaskReport":
+    def of_json(cls, content: Mapping[str, Any]) -> Self:
         """What `json` gave."""
         fields = dict(content)
         rows = fields.pop("metrics").items()
-        return cls(rows=tuple(Row(metric, **row) for metric, row in rows), **fields)
+        return cls(rows=tuple(Row.of_json(*row) for row in rows), **fields)
 
     def text(self) -> str:
         """Aligned columns, with the notes below."""
@@ -89,9 +117,9 @@ class TaskReport:
 
     def json(self) -> dict[str, Any]:
         """The same unrounded."""
-        content = dataclasses.asdict(self)
-        rows = {row.pop("metric"): row for row in content.pop("rows")}
-        return {**content, "metrics": rows}
+        told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        rows = told.pop("rows")
+        return {**told, "metrics": {row.metric: row.json() for row in rows}}
 
     def write(self, folder: epath.Path) -> list[str]:
         """Writes `name`.json and .md into the folder; returns what they are called."""
@@ -104,20 +132,13 @@ class TaskReport:
         return list(texts)
 
     def _cells(self) -> list[tuple[str, ...]]:
-        floors = tuple(self.rows[0].floors)
-        return [("metric", "model", "95 % interval", *floors), *(row.cells() for row in self.rows)]
+        scores = ((row.metric, row.model, *row.floors.values()) for row in self.rows)
+        header = ("metric", "model", *self.rows[0].floors)
+        return [header, *(tuple(map(str, each)) for each in scores)]
 
     def _told(self) -> str:
         told = (
             f"{self.examples:,} examples of {self.products:,} products, {self.known_products:,} of "
-            "which training has items of, too. Intervals: bootstrap over products."
+            "which training has items of, too. Brackets: 95 % intervals, bootstrap over products."
         )
         return " ".join([told, *(f"{name}: {value}." for name, value in self.notes.items())])
-
-
-def _percent(share: float | None) -> str:
-    return ABSENT if share is None else f"{100 * share:.1f} %"
-
-
-def _defined(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -144,11 +144,9 @@ def _contents(report: TaskReport, seconds: float) -> dict[str, dict[str, Any]]:
     floors = {
         name: {
             **every,
-            "metrics": {
-                row.metric: {"value": row.floors[name], "interval": None} for row in report.rows
-            },
+            "metrics": {row.metric: dataclasses.asdict(row.floors[name]) for row in report.rows},
         }
         for name in report.rows[0].floors
     }
-    model = {r.metric: {"value": r.value, "interval": r.interval} for r in report.rows}
+    model = {row.metric: dataclasses.asdict(row.model) for row in report.rows}
     return {**floors, "": {**every, "metrics": model}}
