@@ -23,7 +23,7 @@ class Column:
 class Row:
     """Of a table.
 
-    `best` are the columns, by index, in which it is the best baseline that reads the triples.
+    `best` are the columns, by index, where it is the best baseline that is given what K3M is.
     """
 
     name: str

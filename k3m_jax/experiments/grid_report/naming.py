@@ -28,6 +28,7 @@ MODELS = {
     "k3m_one_head": "K3M, one head",
     "k3m_eight_heads": "K3M, eight heads",
 }
+TEXT_ALONE = ("bert", "bert_pkg")
 TASKS = ("classification", "alignment", "questions")
 METRICS = {
     "accuracy": "accuracy",
@@ -75,6 +76,11 @@ def with_knowledge(model: str) -> str:
 def reads_knowledge(model: str) -> bool:
     """Whether it is a baseline that reads the triples as text."""
     return model.endswith("_pkg")
+
+
+def is_rival(model: str) -> bool:
+    """Whether it is a baseline that is given all that K3M is: titles, pictures and triples."""
+    return reads_knowledge(model) and model not in TEXT_ALONE
 
 
 def called(model: str) -> str:
