@@ -42,15 +42,16 @@ def get_config(folders: str = "") -> ml_collections.ConfigDict:
         config.lengths.knowledge = 48
         config.model.positions = 80
         config.training.steps = 600
-    tasks = _tasks(rate=1e-3)
+    tasks = _tasks(rate=1e-3, steps=200, batch=32)
     if minilm:
         models["k3m_minilm_size"] = minilm_warm_start.get_config()
         models["k3m_minilm_size"].data.tokenizer = minilm
-        models["k3m_minilm_size"].training.update(steps=200, batch=16)
+        models["k3m_minilm_size"].training.update(steps=100, batch=16)
         models["k3m_minilm"] = models["k3m_minilm_size"].copy_and_resolve_references()
         models["k3m_minilm"].init_from = minilm
-        # What was learned elsewhere is soon forgotten at a small model's rate.
-        tasks |= {f"{name}, wide text": config for name, config in _tasks(rate=2e-4).items()}
+        # A step is dear, and what was learned elsewhere soon forgotten at a small model's rate.
+        wide = _tasks(rate=2e-4, steps=80, batch=16)
+        tasks |= {f"{name}, wide text": config for name, config in wide.items()}
     for config in (*models.values(), *tasks.values()):
         # Nothing is chosen by what is held out: the last step is measured.
         config.training.update(eval_every=0, checkpoint_every=100, keep=1)
@@ -71,7 +72,7 @@ def get_config(folders: str = "") -> ml_collections.ConfigDict:
     )
 
 
-def _tasks(rate: float) -> dict[str, ml_collections.ConfigDict]:
+def _tasks(rate: float, steps: int, batch: int) -> dict[str, ml_collections.ConfigDict]:
     tasks = {
         "classes of clothes": finetune_classification.get_config(),
         "departments of groceries": finetune_classification.get_config(),
@@ -80,7 +81,7 @@ def _tasks(rate: float) -> dict[str, ml_collections.ConfigDict]:
     }
     for config in tasks.values():
         config.optimizer.learning_rate = rate
-        config.training.steps = 200
+        config.training.update(steps=steps, batch=batch)
     tasks["classes of clothes"].task.update(
         catalogues=("luma", "venia"), hidden_properties=SHOPS_HIDE, shown=("image", "knowledge")
     )
