@@ -102,19 +102,34 @@ def test_lines_keep_their_numbers(tmp_path):
         "/etc/passwd",
         "file:///etc/passwd",
         "a\0b.jpg",
-        "link/secret.jpg",
+        "i/link/secret.jpg",
         "linked.jpg",
+        "i/linked.jpg",
     ],
 )
 def test_picture_paths_stay_in_the_folder(tmp_path, path):
     (tmp_path / "secret.jpg").write_bytes(b"secret")
     folder = tmp_path / "catalogue"
     folder.mkdir()
-    (folder / "link").symlink_to(tmp_path)
-    (folder / "linked.jpg").symlink_to(tmp_path / "secret.jpg")
+    (folder / "i").mkdir()
+    (folder / "i" / "link").symlink_to(tmp_path)
+    for link in (folder / "linked.jpg", folder / "i" / "linked.jpg"):
+        link.symlink_to(tmp_path / "secret.jpg")
     catalogue = jsonl(folder, {"id": "a", "images": [path]})
     product = catalogue.parse(next(catalogue.lines()))
     assert reason(catalogue.read_picture, product.picture) == "outside_folder"
+
+
+def test_pictures_of_another_disk_may_be_linked_right_into_the_folder(tmp_path):
+    folder, disk = tmp_path / "catalogue", tmp_path / "disk"
+    folder.mkdir()
+    disk.mkdir()
+    (disk / "a.jpg").write_bytes(b"pixels")
+    (disk / "linked.jpg").symlink_to("/etc/hostname")
+    (folder / "images").symlink_to(disk)
+    catalogue = jsonl(folder, {"id": "a", "images": ["images/a.jpg", "images/linked.jpg"]})
+    assert catalogue.read_picture("images/a.jpg") == b"pixels"
+    assert reason(catalogue.read_picture, "images/linked.jpg") == "outside_folder"
 
 
 def test_pictures_are_read(tmp_path):

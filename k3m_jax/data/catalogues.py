@@ -188,6 +188,9 @@ def open_catalogue(format_name: str, folder: epath.PathLike) -> Catalogue:
 def inside(folder: epath.Path, relative: str) -> epath.Path:
     """`folder / relative`, which must stay in the folder, links followed.
 
+    A directory that is linked right into the folder is part of it: pictures often lie on another
+    disk, and a link there is its owner's doing.
+
     Raises:
       RejectedRecord: outside_folder.
     """
@@ -195,8 +198,11 @@ def inside(folder: epath.Path, relative: str) -> epath.Path:
     if "\0" in relative or ".." in parts or "://" in relative or not parts[0]:
         raise RejectedRecord("outside_folder", f"{relative!r} is not a path inside the folder")
     if not remote.is_remote(folder):  # a store has no links to follow
-        root = os.path.realpath(folder)
-        if os.path.commonpath([root, os.path.realpath(folder / relative)]) != root:
+        roots = [os.path.realpath(folder)]
+        if len(parts) > 1:
+            roots.append(os.path.realpath(folder / parts[0]))
+        real = os.path.realpath(folder / relative)
+        if all(os.path.commonpath([root, real]) != root for root in roots):
             raise RejectedRecord("outside_folder", f"{relative!r} leads out of the folder")
     return folder / relative
 
