@@ -26,7 +26,7 @@ from tests import joint
 # than those of four devices of one, and Adam divides by their root (see test_step.py).
 ROUNDING = {"rtol": 2e-3, "atol": 1e-5}
 TIMEOUT = 15  # seconds that the short steps of `joint.look` may take; much for a busy machine
-STEPS = 40
+STEPS = 24
 
 
 def together(arguments, processes, devices, cache, log):
@@ -162,7 +162,7 @@ def start(folder, cache):
             "--config.model.interactor.blocks=1",
             f"--config.training.steps={STEPS}",
             "--config.training.eval_every=0",
-            "--config.training.checkpoint_every=10",
+            "--config.training.checkpoint_every=5",  # under way when one is killed, or just done
         )
         return together(
             lambda address, i: (*arguments, *joining(address, processes, i, "config.")),

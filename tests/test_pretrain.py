@@ -16,7 +16,7 @@ from k3m_jax.training.metrics import METRICS, TIMING, read_metrics
 from k3m_jax.training.preemption import EXIT_PREEMPTED
 from launch.cli import EXIT_USER_ERROR
 
-STEPS = 120
+STEPS = 60  # seven epochs
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def command(tmp_path_factory):
                 f"--workdir={workdir}",
                 f"--config.data.sources={folder / 'shards'}",
                 f"--config.training.steps={STEPS}",
-                "--config.training.checkpoint_every=20",
-                "--config.training.eval_every=60",
+                "--config.training.checkpoint_every=10",
+                "--config.training.eval_every=30",
                 "--config.mesh.data=1",
                 *more,
             ],
@@ -71,13 +71,13 @@ def test_killed_or_told_to_stop_the_same_command_goes_on_exactly(command, tmp_pa
 
     parts = tmp_path / "parts"
     killed = command(parts)
-    wait_for_step(parts, 30, killed)
+    wait_for_step(parts, 15, killed)
     killed.kill()
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
 
     stopped = command(parts)
-    wait_for_step(parts, 70, stopped)
+    wait_for_step(parts, 35, stopped)
     stopped.terminate()
     _, errors = stopped.communicate()
     assert stopped.returncode == EXIT_PREEMPTED, errors

@@ -49,16 +49,31 @@ def joined(distributed: settings.Distributed) -> Iterator[None]:
     _witness = witness
     at("the preparation of the run")
     try:
-        yield
+        with together():
+            yield
     except UserError:
         at(END)  # its one line says all
         raise
+    at(END)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Around what no process can do without the others: where it fails, this one ends at once.
+
+    To end in order it would wait for them, jax at its end and a checkpoint under way at its own,
+    and they for it. A UserError is raised to all alike. Without effect in a run of one.
+    """
+    try:
+        yield
+    except UserError:
+        raise
     except BaseException:
-        # At an end in order jax would wait for the others, who wait for this one.
+        if _witness is None:
+            raise
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)
-    at(END)
 
 
 def at(place: str) -> None:

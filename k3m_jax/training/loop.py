@@ -69,6 +69,7 @@ def train(
         report = stack.enter_context(contextlib.closing(Reporter(program, workdir, state)))
         profiler = stack.enter_context(contextlib.closing(ProfilerWindow(training, workdir)))
         batches = stack.enter_context(contextlib.closing(batches_from(step)))
+        stack.enter_context(distributed.together())
         while step < training.steps and not stop:
             distributed.at(f"the batch of step {step + 1}")
             with report.stopwatch.waiting():
