@@ -28,3 +28,9 @@ def shared() -> pathlib.Path:
     if not (path / "data").is_dir():
         pytest.skip(f"no shared data at {path}: set K3M_SHARED to its folder")
     return path
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> pathlib.Path:
+    """What jax keeps of its compilations, for all processes that a module starts."""
+    return tmp_path_factory.mktemp("compiled")

@@ -65,6 +65,13 @@ def batches_from(step: int, settings: Settings, mesh: jax.sharding.Mesh) -> Iter
 
 
 @functools.cache
+def program_on(mesh: Mesh) -> Program:
+    """The settings' program on devices of each process in turn; compiled once."""
+    around = np.reshape(jax.devices(), (jax.process_count(), -1)).T.ravel()
+    return Program(Network(settings()), make_mesh(mesh, around))
+
+
+@functools.cache
 def on_all(mesh: jax.sharding.Mesh):
     """Puts arrays on every device whole; compiled once for arrays of the same shapes."""
     return jax.jit(lambda x: x, out_shardings=replicated(mesh))
@@ -102,9 +109,8 @@ def run(mesh: Mesh, steps: int, workdir: pathlib.Path) -> dict[str, np.ndarray]:
     and optimizer's state when it had `begun` and `ended`, each in one line, digests of the whole
     `batches`, and the `losses` and norms.
     """
-    around = np.reshape(jax.devices(), (jax.process_count(), -1)).T.ravel()
-    mesh, network = make_mesh(mesh, around), Network(settings())
-    program = Program(network, mesh)
+    program = program_on(mesh)
+    mesh, network = program.mesh, program.network
 
     def line(state):
         leaves = jax.tree.leaves(gathered(mesh, (state.params, state.opt_state)))

@@ -33,8 +33,12 @@ class Program:
         """Raises UserError where the batch or a parameter does not fit the mesh."""
         _check_batch(network, mesh)
         self.network, self.mesh = network, mesh
-        initial, everywhere = functools.partial(init_state, network), shardings.replicated(mesh)
-        self.abstract_state: State = shardings.abstract_tree(mesh, jax.eval_shape(initial, 0))
+        everywhere = shardings.replicated(mesh)
+        # Jitted and in the mesh here too, so that what is traced for the shapes serves `_init`.
+        initial = jax.jit(functools.partial(init_state, network))
+        with shardings.use_mesh(mesh):
+            boxed = jax.eval_shape(initial, jax.ShapeDtypeStruct((), np.uint32))
+        self.abstract_state: State = shardings.abstract_tree(mesh, boxed)
         state_shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
         self._init = jax.jit(
             lambda seed: shardings.unbox(initial(seed)),
