@@ -185,6 +185,23 @@ def test_the_grid_of_real_products_never_shows_text_on_both_sides_nor_names_a_cl
         grid_real_products.get_config()
 
 
+def test_floors_are_told_by_the_first_that_asks():
+    """Of products that each seed cuts anew, in each seed; of others once."""
+    real = Grid.parse(grid_real_products.get_config("shops,minilm").to_dict())
+    asked = {lane: real.first_asked(lane) for lane in real.lanes()}
+    narrow = {"classes of clothes", "departments of groceries", "alignment", "questions"}
+    for seed in real.seeds:
+        first = {lane.model: tasks for lane, tasks in asked.items() if lane.seed == seed and tasks}
+        assert first == {"k3m": narrow, "k3m_minilm": {f"{name}, wide text" for name in narrow}}
+    embedded = Grid.parse(get_config().to_dict())
+    first = {lane: tasks for lane in embedded.lanes() if (tasks := embedded.first_asked(lane))}
+    asking = ("classification", "alignment", "questions")
+    assert first == {
+        Lane("overlap 20 %", "k3m", 0): {*asking, "long classification"},
+        Lane("overlap 60 %", "k3m", 0): {*asking},
+    }
+
+
 def test_of_a_grocery_its_department_is_told_from_its_picture_country_and_brand(shared):
     lines = (shared / "data" / "catalogue" / "products.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]

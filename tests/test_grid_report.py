@@ -154,6 +154,17 @@ def test_ablations_are_less_k3m_as_it_is(scores):
     assert comparisons.ablations(Scores(LINES[:6]), DATA) is None
 
 
+def test_where_k3m_itself_is_not_measured_its_variants_are_compared():
+    task = {"task": "wide classification"}
+    variants = [line(f"k3m_{name}", 0, value, **task) for name, value in (("a", 0.7), ("b", 0.6))]
+    scores = Scores([*LINES, *variants, line("majority", 0, 0.14, **task)])
+    table = comparisons.comparison(Measured(scores, DATA, task["task"], "accuracy"))
+    assert list(rows(table)) == ["k3m_a", "k3m_b", "majority"]
+    values, _ = comparisons.ablations(scores, DATA)
+    assert list(rows(values)) == ["K3M", "K3M, mean fusion"]
+    assert not any("wide" in row.name for row in comparisons.summary(scores, [DATA]).rows)
+
+
 def test_corruption_in_training_is_set_against_none(scores):
     (table,) = comparisons.spoilt_training(scores, DATA)
     assert [column.name for column in table.columns] == ["0 %", "0 %, gained"]

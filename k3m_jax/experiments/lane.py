@@ -77,9 +77,7 @@ def run_lane(grid: Grid, lane: Lane, cells: Sequence[Cell], workdir: pathlib.Pat
     _train(settings, pretrained)
     if own in cells:
         grid_results.add(files.results, own, grid.fingerprint(own), _pretrained(pretrained))
-    # The floors are the same for every model of the same products: the first lane tells them.
-    same = (each for each in grid.lanes() if files.shards(grid, each) == files.shards(grid, lane))
-    first = lane == next(same)
+    with_floors = grid.first_asked(lane)
     asked = [cell for cell in cells if cell != own]
     for (task, training), found in itertools.groupby(
         asked, lambda cell: (cell.task, cell.training)
@@ -90,7 +88,7 @@ def run_lane(grid: Grid, lane: Lane, cells: Sequence[Cell], workdir: pathlib.Pat
         tuning = dataclasses.replace(tuning, seed=lane.seed, init_from=str(pretrained), data=data)
         tuned = folder / slug(*filter(None, (task, training)))
         _train(tuning, tuned)
-        reports = _measured(tuned, grid.split, group, floors=first and not training)
+        reports = _measured(tuned, grid.split, group, floors=task in with_floors and not training)
         begun = time.monotonic()
         for cell, report in zip(group, reports, strict=True):
             seconds, begun = time.monotonic() - begun, time.monotonic()

@@ -30,6 +30,10 @@ class Measured(NamedTuple):
         """Of the metric."""
         return naming.metric_called(self.metric)
 
+    def compared(self, model: str) -> bool:
+        """Whether it stands in the task's own tables: a K3M that varies only where K3M does not."""
+        return not naming.is_ablation(model) or not self.places(naming.is_ours)
+
     def places(self, wanted: Callable[[str], bool]) -> list[Place]:
         """Those of the models that `wanted` is true of."""
         own = (self.data, self.task, self.training)
@@ -73,17 +77,13 @@ def headlines(scores: Scores, data: str) -> list[Measured]:
 
 def comparison(measured: Measured) -> Table:
     """All models and floors, clean and in each setting at its highest rate."""
-
-    def wanted(model: str) -> bool:
-        return not naming.is_ablation(model)
-
-    places = measured.places(wanted)
+    places = measured.places(measured.compared)
     corruptions = naming.most_of_each(place.corruption for place in places)
     return Table(
         slug(measured.data, measured.task, measured.metric),
         f"{measured.task.capitalize()}, {measured.name} (%)",
         tuple(Column(naming.corruption_called(c)) for c in corruptions),
-        _with_differences(measured.lines(wanted, corruptions), range(len(corruptions))),
+        _with_differences(measured.lines(measured.compared, corruptions), range(len(corruptions))),
         _sampling(measured, places),
     )
 
@@ -93,6 +93,8 @@ def summary(scores: Scores, data: Sequence[str]) -> Table:
     rows = []
     for measured in (each for level in data for each in headlines(scores, level)):
         lines = measured.lines(naming.is_compared, ("", "TMR100", "TNR100"))
+        if not lines:
+            continue  # of K3Ms that vary alone
         ours = lines[OURS][0] if OURS in lines else None
         leads = [lead(lines, column) for column in range(3)]
         leads += [lead_on_all(lines, column) for column in range(3)]
@@ -118,7 +120,7 @@ def ablations(scores: Scores, data: str) -> tuple[Table, Table] | None:
     columns: list[tuple[Measured, str]] = []
     models: list[str] = []
     for measured in headlines(scores, data):
-        places = measured.places(naming.is_ablation)
+        places = [p for p in measured.places(naming.is_ablation) if not measured.compared(p.model)]
         models += [place.model for place in places]
         corruptions = naming.most_of_each(place.corruption for place in places)
         columns += [(measured, corruption) for corruption in corruptions]

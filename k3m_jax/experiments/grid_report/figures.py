@@ -42,7 +42,7 @@ STYLE = {
 
 def draw_course(measured: Measured, folder: pathlib.Path) -> Figure | None:
     """A metric against the rate, a panel for each setting; None where no rate was varied."""
-    places = measured.places(lambda model: not naming.is_ablation(model))
+    places = measured.places(measured.compared)
     rates = _rates(place.corruption for place in places)
     if not rates:
         return None

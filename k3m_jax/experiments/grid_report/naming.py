@@ -27,6 +27,8 @@ MODELS = {
     "k3m_without_structure": "K3M without structure aggregation",
     "k3m_one_head": "K3M, one head",
     "k3m_eight_heads": "K3M, eight heads",
+    "k3m_minilm": "K3M, text from MiniLM",
+    "k3m_minilm_size": "K3M, text of MiniLM's size",
 }
 TEXT_ALONE = ("bert", "bert_pkg")
 TASKS = ("classification", "alignment", "questions")
@@ -51,6 +53,11 @@ SETTINGS = typing.get_args(Corruption.__annotations__["setting"])
 def is_floor(model: str) -> bool:
     """Whether it is no model, but what the task gives without any."""
     return model in FLOORS
+
+
+def is_ours(model: str) -> bool:
+    """Whether it is K3M as it is."""
+    return model == OURS
 
 
 def is_ablation(model: str) -> bool:
