@@ -31,7 +31,7 @@ then depends on how that ends (docs/launching.md):
 Ctrl-C or SIGTERM here tells the hosts to save and stop, and ends with 75.
 
   TPU="k3m-0 k3m-1" ZONE=us-central1-a ./launch/tpu_pod.sh --config=configs/tpu_v5e_256.py \
-      --workdir=gs://BUCKET/runs/first --config.data.sources=gs://BUCKET/shards
+      --workdir=gs://BUCKET/runs/first --config.data.sources=/mnt/shards
 
 --dry-run prints the commands instead. The variables, with their defaults, stand at the top of this
 file: TPU, ZONE, PROJECT, DIRECTORY, CACHE, LOGS, RESTARTS, PAUSE, PATIENCE, INSTALL, REMOTE_PYTHON.

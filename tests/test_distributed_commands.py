@@ -11,7 +11,7 @@ from k3m_jax.training.metrics import METRICS, read_metrics
 from k3m_jax.training.preemption import EXIT_PREEMPTED
 from tests.processes import assert_told, codes, joining, together
 
-STEPS = 30
+STEPS = 60  # jax looks for signals once a second, in which a fast machine takes many steps
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_whatever_ends_two_the_run_goes_on_as_if_nothing_had(folder, start, cach
     for i in (1, 0):  # with process 0, jax's service goes
         assert_all_save(workdir, i, (signal.SIGINT, signal.SIGTERM)[i], start("run", 2))
         assert_all_end(workdir, i, start("run", 2))
-    assert codes(start("run", 1)) == [0]  # one process goes on with what two have done
+    assert codes(start("run", 2)) == [0, 0]
     assert codes(undisturbed) == [0], (folder / "whole.0").read_text()
     assert (workdir / METRICS).read_bytes() == (folder / "whole" / METRICS).read_bytes()
 
