@@ -12,6 +12,7 @@ docs/scaling.md tells how to read the table. Exit code 2: the step does not fit,
 
 import json
 import pathlib
+import sys
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -51,6 +52,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--json={JSON.value}: there is no folder {folder}")
     topology = open_topology(TOPOLOGY.value, SLICES.value)
     settings = resolved(cli.read_settings(CONFIG))
+    print(f"compiling for {TOPOLOGY.value}: minutes, for a pod's chip up to ten", file=sys.stderr)
     result = (find_batch if FIND_BATCH.value else check)(settings, topology)
     print(table(result))
     if JSON.value:

@@ -76,22 +76,34 @@ def assert_as_one(several, one):
     np.testing.assert_allclose(several["ended"], one["ended"], **ROUNDING)
 
 
+def disturbed(workdir, cache, number):
+    """Sends a signal to the second of two processes that look; the codes, within the time."""
+    processes = together(
+        lambda address, i: (
+            *("tests.joint", "look", address, 2, i, "2,1,1", 10_000, workdir, TIMEOUT),
+        ),
+        *(2, 1, cache, workdir / "log"),
+    )
+    while not (workdir / joint.BEGUN).exists():
+        assert all(process.poll() is None for process in processes), "one ended too early"
+        time.sleep(0.02)
+    processes[1].send_signal(number)
+    return codes(processes, TIMEOUT + 30)
+
+
 @pytest.mark.slow
 def test_where_one_hangs_all_end_in_time(tmp_path, cache):
     """A process that is stopped still holds its connections: nothing fails, nothing moves."""
-    processes = together(
-        lambda address, i: (
-            *("tests.joint", "look", address, 2, i, "2,1,1", 10_000, tmp_path, TIMEOUT),
-        ),
-        *(2, 1, cache, tmp_path / "log"),
-    )
-    while not (tmp_path / joint.BEGUN).exists():
-        assert all(process.poll() is None for process in processes), "one ended too early"
-        time.sleep(0.02)
-    processes[1].send_signal(signal.SIGSTOP)
-    assert 0 not in codes(processes, TIMEOUT + 30)
+    assert 0 not in disturbed(tmp_path, cache, signal.SIGSTOP)
     assert_told(tmp_path / "log.0", r"process 0 of 2 (died|stood) at step \d+")
     assert_told(tmp_path / "log.1", rf"process 1 of 2 stood at step \d+ for {TIMEOUT} s")
+
+
+@pytest.mark.slow
+def test_where_one_is_killed_all_end(tmp_path, cache):
+    assert 0 not in disturbed(tmp_path, cache, signal.SIGKILL)
+    for i in range(2):
+        assert_told(tmp_path / f"log.{i}", rf"process {i} of 2 died at step \d+")
 
 
 # The start.
