@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--json={JSON.value}: there is no folder {folder}")
     topology = open_topology(TOPOLOGY.value, SLICES.value)
     settings = resolved(cli.read_settings(CONFIG))
-    print(f"compiling for {TOPOLOGY.value}: minutes, for a pod's chip up to ten", file=sys.stderr)
+    print(f"compiling for {TOPOLOGY.value}: this takes some minutes", file=sys.stderr)
     result = (find_batch if FIND_BATCH.value else check)(settings, topology)
     print(table(result))
     if JSON.value:
