@@ -112,10 +112,25 @@ def test_a_higher_rate_adds_to_what_a_lower_one_spoils(setting):
     assert spoilt == pytest.approx(rates, abs=0.15)
 
 
-def test_it_depends_on_the_item_and_the_seed_and_not_on_the_order():
+@pytest.mark.parametrize("setting", PROTOCOL)
+def test_what_is_spoilt_depends_on_the_item_and_not_on_the_order(setting):
+    """Of noise the other product is another one, where the source has another order."""
+
+    def spoilt(records):
+        originals = {record["id"]: record for record in records}
+        found = corrupted(setting, 0.5, records)
+        return {item["id"]: changed(item, originals[item["id"]]) for item in found}
+
+    items, backwards = spoilt(RECORDS), spoilt(RECORDS[::-1])
+    if "N" in setting:  # a title may be another product's and the same by chance
+        agree = np.mean([items[name] == backwards[name] for name in items])
+        assert agree > 0.9
+    else:
+        assert items == backwards
+
+
+def test_it_depends_on_the_seed_and_survives_pickling():
     items = {item["id"]: seen(item) for item in corrupted("MMR", 0.5)}
-    backwards = corrupted("MMR", 0.5, RECORDS[::-1])
-    assert all(items[item["id"]] == seen(item) for item in backwards)
     assert [*map(seen, corrupted("MMR", 0.5, seed=1))] != [*items.values()]
     source = CorruptedSource(RECORDS, Corruption("MNR", 0.5), 0)
     assert [*map(seen, pickle.loads(pickle.dumps(source)))] == [*map(seen, source)]

@@ -29,7 +29,7 @@ def examples(table):
         Row(i, (), frozenset(), asked=table.pairs[k[0]][0], label=k[-1])
         for i, k in enumerate(known)
     ]
-    return Examples(rows, ["p", "q", "r"], known, {})
+    return Examples(rows, ["p", "q", "r"], ["shop"] * 3, known, {})
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,6 @@ def test_scores_all_alike_get_what_guessing_gets(places):
 
 
 def test_other_items_do_not_change_a_questions_candidates(table, texts, examples, places):
-    alone = Examples(examples.rows[1:2], ["q"], examples.known[1:2], {})
+    alone = Examples(examples.rows[1:2], ["q"], ["shop"], examples.known[1:2], {})
     found = Places.of([alone], texts)
     assert np.array_equal(found.ranked, places.ranked[of_question(places, 1)])

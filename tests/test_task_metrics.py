@@ -53,6 +53,26 @@ def test_auc(pairs):
     assert task_metrics.auc(0 * scores, labels, ONES)[0] == 0.5
 
 
+def test_auc_within_groups_compares_nothing_across_them(pairs):
+    scores, labels, weights = pairs
+    groups = np.arange(len(scores)) % 3
+    found = task_metrics.auc_within(groups, scores, labels, weights)
+    for row, w in enumerate(weights):
+        s, y, g = repeated(scores, w), repeated(labels, w), repeated(groups, w)
+        wins = [
+            (s[i] > s[j]) + (s[i] == s[j]) / 2
+            for i, j in itertools.product(np.flatnonzero(y), np.flatnonzero(~y))
+            if g[i] == g[j]
+        ]
+        assert found[row] == pytest.approx(np.mean(wins))
+    # Scores that tell the group alone, where labels differ by group.
+    groups, labels = np.array([0, 0, 0, 1, 1, 1]), np.array([1, 1, 0, 0, 0, 1], bool)
+    one = np.ones((1, 6))
+    assert task_metrics.auc(-groups, labels, one)[0] == pytest.approx(6 / 9)
+    assert task_metrics.auc_within(groups, -groups, labels, one)[0] == 0.5
+    assert np.isnan(task_metrics.auc_within(groups, groups, groups == 0, one)[0])
+
+
 def test_threshold_is_the_best_of_all(pairs):
     scores, labels, _ = pairs
     levels = [*np.unique(scores), np.inf]

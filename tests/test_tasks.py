@@ -10,7 +10,9 @@ from k3m_jax.data import tasks
 from k3m_jax.data.align_pairs import Pair
 from k3m_jax.data.embedding_batches import embedding_batches
 from k3m_jax.data.links import normalised
+from k3m_jax.data.pipeline import EVALUATION_SEED
 from k3m_jax.data.task_source import TaskSource
+from k3m_jax.experiments.asked import Asked
 from k3m_jax.settings import Corruption, Task, UserError
 from tests import products as made
 from tests.tiny import TINY
@@ -44,12 +46,12 @@ def asked(shards, given, split="train", **task):
     return tasks.examples(Task(**task), shards, split, given.table)
 
 
-def records(shards, found, corruption=CLEAN, split="train"):
-    return list(TaskSource(shards, split, found.rows, corruption, 0))
+def records(shards, found, corruption=CLEAN, split="train", seed=0):
+    return list(TaskSource(shards, split, found, corruption, seed))
 
 
 def batch_of(shards, given, found, corruption=CLEAN, **settings):
-    source = TaskSource(shards, "train", found.rows, corruption, 0)
+    source = TaskSource(shards, "train", found, corruption, 0)
     settings = made.settings_for(given, **settings)
     parts = list(embedding_batches(settings, [source], given.tokenizer))
     return {k: np.concatenate([p[k] for p in parts])[: len(source)] for k in parts[0]}
@@ -205,6 +207,49 @@ def test_corruption_reaches_a_further_picture(shards, given):
     assert noisy in own
 
 
+def test_two_pictures_of_one_item_are_not_told_by_the_noise_that_both_have(shards, given):
+    """An item of a pair with itself, each side another product's picture: the two are unlike."""
+    items = shards.source("train")
+    views = {f"v{i}": made.jpeg(50 + i) for i in range(len(items))}
+    pairs = [Pair("train", x["id"], x["id"], 1, "", "", f"v{i}") for i, x in enumerate(items)]
+    own = shards_of(items, (), pairs, views)
+    sides = {"first_shown": ("image",), "second_shown": ("image",)}
+    found = tasks.examples(Task(name="alignment", **sides), own, "train", given.table)
+    noisy = records(own, found, Corruption("INR", 1.0))
+    same = [a["picture"] == b["picture"] for a, b in zip(noisy[::2], noisy[1::2], strict=True)]
+    assert len(same) == 16
+    assert sum(same) <= 4  # by chance one of 15
+    half = Asked("train", (own,), (found,)).corrupted(Corruption("INR", 0.5))
+    clean = [own.source("train")[row.item]["picture"] for row in found.rows]
+    clean[1::2] = [views[row.view] for row in found.rows[1::2]]
+    for record, spoilt, picture, whole in zip(
+        records(own, found, Corruption("INR", 0.5), seed=EVALUATION_SEED),
+        half,
+        clean,
+        records(own, found, Corruption("INR", 1.0), seed=EVALUATION_SEED),
+        strict=True,
+    ):
+        assert record["picture"] == (whole["picture"] if spoilt else picture)
+
+
+def test_noise_is_of_the_catalogues_that_are_asked(shards, given):
+    by_picture = {x["picture"]: x["source"] for x in shards.source("train")}
+    for catalogue in ("shop", "grocer"):
+        task = {"classes": ("cups", "pots"), "catalogues": (catalogue,)}
+        found = asked(shards, given, name="classification", **task)
+        noisy = records(shards, found, Corruption("INR", 1.0))
+        assert {by_picture[record["picture"]] for record in noisy} == {catalogue}
+        assert found.catalogues == [catalogue] * 8
+
+
+def test_the_products_of_a_split_are_those_of_all_its_items(shards, given):
+    """Of training's items few are in pairs, and yet it has learned from all of them."""
+    found = Asked.of(Task(name="alignment"), (shards,), "train", given.table)
+    assert set(found.products) == {"product0"}
+    assert found.split_products == {item["product"] for item in shards.source("train")}
+    assert len(found.split_products) > 1
+
+
 def test_a_split_without_pairs_is_told(shards, given):
     with pytest.raises(UserError, match="nothing of the split 'valid'"):
         asked(shards, given, "valid", name="alignment")
@@ -222,5 +267,5 @@ def test_spoilt_items_are_asked_the_same(shards, given):
 
 def test_rows_pickle(shards, given):
     found = asked(shards, given, name="questions")
-    source = TaskSource(shards, "train", found.rows, CLEAN, 0)
+    source = TaskSource(shards, "train", found, CLEAN, 0)
     assert pickle.loads(pickle.dumps(source))[1]["told"] == source[1]["told"]

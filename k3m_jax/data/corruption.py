@@ -2,9 +2,11 @@
 
 The names and rates of the first seven settings are the paper's figures' (K3M, ACM MM 2021, Figs 3
 and 4); how a mixed setting is split is recalled of it, the rest is a choice of ours, KMR and KNR
-among it. What happens to an item is a function of the seed, the setting, the rate and the item
-alone: it draws one number and is corrupted where that is less than the rate, so that what is
-corrupted at one rate is corrupted, in the same way, at every higher one.
+among it. What happens to an item is a function of the seed, the setting, the rate and the item: it
+draws one number and is corrupted where that is less than the rate, so that what is corrupted at one
+rate is corrupted, in the same way, at every higher one. The other product that noise is taken from
+is drawn by the same generator, from the items of the source in their order; which of them it is
+follows from the data set, too, but from no batch, host, worker or epoch.
 """
 
 import hashlib
@@ -52,8 +54,16 @@ class CorruptedSource(Sequence):
     `values` are still the item's own.
     """
 
-    def __init__(self, source: Sequence[Mapping[str, Any]], corruption: Corruption, seed: int):
+    def __init__(
+        self,
+        source: Sequence[Mapping[str, Any]],
+        corruption: Corruption,
+        seed: int,
+        donors: Sequence[int] | None = None,
+    ):
+        """`donors`: the items of the source that noise is taken from; None are all of them."""
         self._source, self._seed = source, seed
+        self._donors = range(len(source)) if donors is None else donors
         self._setting, self._rate = corruption.setting, corruption.rate
         self._protocol = PROTOCOL[corruption.setting]
 
@@ -64,10 +74,16 @@ class CorruptedSource(Sequence):
         """Raises UserError where no other product has what is to be taken from one."""
         return self.spoilt(self._source[index])
 
-    def spoilt(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """The same of an item of the source that is shown otherwise, by another picture."""
+    def spoilt(self, item: Mapping[str, Any], view: str = "") -> dict[str, Any]:
+        """The same of an item of the source that is shown otherwise, by another picture.
+
+        Args:
+          item: as it is shown.
+          view: what tells that picture from its own. It is spoilt as another item would be: a pair
+            of two views of one item would else be told by the noise that both have in common.
+        """
         record = {**item, "told": told(item)}
-        rng = _generator(self._seed, self._setting, record["id"])
+        rng = _generator(self._seed, self._setting, identity(record["id"], view))
         # Drawn whatever the rate, and in this order: a higher rate changes nothing else.
         corrupted = _draw(rng) < self._rate
         choices = self._protocol.choices
@@ -102,12 +118,17 @@ class CorruptedSource(Sequence):
     def _draws(self, rng: np.random.Generator) -> Iterator[int]:
         """Some items by chance, then all of them."""
         for _ in range(DRAWS):
-            yield int(rng.integers(len(self)))
-        yield from range(len(self))
+            yield self._donors[int(rng.integers(len(self._donors)))]
+        yield from self._donors
+
+
+def identity(item: str, view: str = "") -> str:
+    """What an item's chance follows from: its id and the picture, if not its own, that shows it."""
+    return f"{item}/{view}" if view else item
 
 
 def corrupted(ids: Sequence[str], corruption: Corruption, seed: int) -> np.ndarray:
-    """Which of the items of these ids `CorruptedSource` spoils, bool [N]."""
+    """Which of the items of these `identity` `CorruptedSource` spoils, bool [N]."""
     numbers = [_draw(_generator(seed, corruption.setting, item)) for item in ids]
     return np.array(numbers) < corruption.rate
 

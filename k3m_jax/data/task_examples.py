@@ -27,8 +27,8 @@ def task_examples(
     sources = []
     for shards in shard_sets:
         if shards.info.products.get(split):
-            rows = examples(settings.task, shards, split, table).rows
-            source = TaskSource(shards, split, rows, corruption, seed)
+            found = examples(settings.task, shards, split, table)
+            source = TaskSource(shards, split, found, corruption, seed)
             sources.append(grain.MapDataset.source(_Whole(source, each)))
     return sources
 

@@ -8,7 +8,7 @@ import numpy as np
 from k3m_jax.data.corruption import MODALITIES, CorruptedSource, told
 from k3m_jax.data.links import normalised
 from k3m_jax.data.shards import ShardSet
-from k3m_jax.data.tasks import Row
+from k3m_jax.data.tasks import Examples, Row
 from k3m_jax.settings import Corruption
 
 
@@ -20,11 +20,11 @@ class TaskSource(Sequence):
     """
 
     def __init__(
-        self, shards: ShardSet, split: str, rows: Sequence[Row], corruption: Corruption, seed: int
+        self, shards: ShardSet, split: str, found: Examples, corruption: Corruption, seed: int
     ):
-        """`seed` is of the corruption (`corruption.CorruptedSource`)."""
-        self._source, self._rows = shards.source(split), rows
-        self._spoil = CorruptedSource(self._source, corruption, seed).spoilt
+        """`found` is of the split; `seed` is of the corruption (`corruption.CorruptedSource`)."""
+        self._source, self._rows = shards.source(split), found.rows
+        self._spoil = CorruptedSource(self._source, corruption, seed, found.chosen).spoilt
         self._views, self._regions = shards.views, shards.info.regions
 
     def __len__(self) -> int:
@@ -37,7 +37,8 @@ class TaskSource(Sequence):
             # Nobody asks for the classes of its patches.
             classes = np.zeros(self._regions, np.int32)
             item = {**item, "picture": self._views[row.view], "class_ids": classes}
-        return {**shown(self._spoil(item), row), "asked": row.asked, "label": row.label}
+        spoilt = self._spoil(item, row.view)
+        return {**shown(spoilt, row), "asked": row.asked, "label": row.label}
 
     def __repr__(self) -> str:  # grain tells sources apart by it
         return f"TaskSource({self._source!r}, {len(self)} rows)"

@@ -40,8 +40,10 @@ class Examples(NamedTuple):
 
     rows: list[Row]  # I, or 2 I of pairs
     products: list[str]  # [I] that an example is about; of a pair, its first item's
+    catalogues: list[str]  # [I] that this product is of
     known: list[tuple[int, ...]]  # [I] all true values of the asked property, ids; () if none is
     left_out: Mapping[str, int]  # items or pairs that nothing is asked of, by reason
+    chosen: Sequence[int] | None = None  # items of the task's catalogues; None are all of the split
 
     @property
     def labels(self) -> np.ndarray:
@@ -63,6 +65,9 @@ def examples(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Exam
       UserError: nothing in the split can be asked.
     """
     found = _EXAMPLES[task.name](task, shards, split, table)
+    if task.catalogues:
+        items = enumerate(shards.source(split))
+        found = found._replace(chosen=[i for i, record in items if _chosen(task, record)])
     if not found.products:
         reasons = ", ".join(f"{n} {reason}" for reason, n in found.left_out.items())
         raise UserError(
@@ -104,7 +109,7 @@ def label_of(task: Task, record: Mapping[str, Any]) -> str:
 def _classification(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Examples:
     hidden = _hidden(task) | ({normalised(task.label)} if task.label != CATEGORY else set())
     ids = {name: number for number, name in enumerate(task.classes)}
-    found = Examples([], [], [], collections.Counter())
+    found = Examples([], [], [], [], collections.Counter())
     for index, record in enumerate(shards.source(split)):
         if not _chosen(task, record):
             found.left_out["of other catalogues"] += 1
@@ -112,7 +117,7 @@ def _classification(task: Task, shards: ShardSet, split: str, table: LinkTable) 
             found.left_out["without one class"] += 1
         else:
             row = Row(index, task.shown, hidden, label=ids.get(label, UNKNOWN))
-            _add(found, record["product"], row)
+            _add(found, record, row)
     return found
 
 
@@ -120,9 +125,9 @@ def _alignment(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Ex
     places = {}
     for index, record in enumerate(shards.source(split)):
         if _chosen(task, record):
-            places[record["id"]] = index, record["product"]
+            places[record["id"]] = index, {key: record[key] for key in ("product", "source")}
     hidden = _hidden(task)
-    found = Examples([], [], [], collections.Counter())
+    found = Examples([], [], [], [], collections.Counter())
     for pair in shards.pairs:
         if pair.split != split:
             continue
@@ -132,10 +137,10 @@ def _alignment(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Ex
         if _shows_itself(task, pair):
             found.left_out["of one item that would show the same twice"] += 1
             continue
-        (a, product), (b, _) = places[pair.a], places[pair.b]
+        (a, about), (b, _) = places[pair.a], places[pair.b]
         first = Row(a, task.first_shown, hidden, view=pair.a_image, label=pair.label)
         second = Row(b, task.second_shown, hidden, view=pair.b_image, label=UNKNOWN)
-        _add(found, product, first, second)
+        _add(found, about, first, second)
     return found
 
 
@@ -149,7 +154,7 @@ def _shows_itself(task: Task, pair: Pair) -> bool:
 
 def _questions(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Examples:
     hidden = _hidden(task)
-    found = Examples([], [], [], collections.Counter())
+    found = Examples([], [], [], [], collections.Counter())
     for index, record in enumerate(shards.source(split)):
         if not _chosen(task, record):
             found.left_out["of other catalogues"] += 1
@@ -168,7 +173,7 @@ def _questions(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Ex
         order = rng.permutation(len(askable))[: task.questions or None]
         for name in (list(askable)[i] for i in sorted(order)):
             row = Row(index, task.shown, hidden | {name}, asked=name, label=targets[name])
-            _add(found, record["product"], row, known=askable[name])
+            _add(found, record, row, known=askable[name])
     return found
 
 
@@ -195,9 +200,10 @@ def _true_values(record: Mapping[str, Any], table: LinkTable) -> dict[str, tuple
     return {name: tuple(sorted(ids)) for name, ids in found.items()}
 
 
-def _add(found: Examples, product: str, *rows: Row, known: Sequence[int] = ()) -> None:
+def _add(found: Examples, about: Mapping[str, Any], *rows: Row, known: Sequence[int] = ()) -> None:
     found.rows.extend(rows)
-    found.products.append(product)
+    found.products.append(about["product"])
+    found.catalogues.append(about["source"])
     found.known.append(tuple(known))
 
 

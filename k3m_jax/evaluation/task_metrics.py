@@ -34,6 +34,32 @@ def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarr
     Returns:
       [R], NaN where a weighting leaves one of both labels.
     """
+    won, pairs = _won(scores, labels, weights)
+    with np.errstate(invalid="ignore"):
+        return won / np.where(pairs, pairs, np.nan)
+
+
+def auc_within(
+    groups: np.ndarray, scores: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """The same where an example is compared with those of its own group alone, groups [I].
+
+    Where groups differ in how often the label is 1, knowing the group is worth something to `auc`
+    and nothing to this.
+    """
+    won = pairs = np.zeros(len(weights))
+    for group in np.unique(groups):
+        own = groups == group
+        more = _won(scores[own], labels[own], weights[:, own])
+        won, pairs = won + more[0], pairs + more[1]
+    with np.errstate(invalid="ignore"):
+        return won / np.where(pairs, pairs, np.nan)
+
+
+def _won(
+    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of all pairs of both labels how many the label 1 wins, and how many there are, [R] each."""
     order = np.argsort(scores, kind="stable")
     ordered = scores[order]
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
@@ -42,9 +68,8 @@ def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarr
         for chosen in (labels, ~labels)
     )
     below = np.cumsum(negative, 1) - negative
-    pairs = positive.sum(1) * negative.sum(1)
-    with np.errstate(invalid="ignore"):
-        return (positive * (below + negative / 2)).sum(1) / np.where(pairs, pairs, np.nan)
+    won = (positive * (below + negative / 2)).sum(1)
+    return won, positive.sum(1) * negative.sum(1)
 
 
 def best_threshold(scores: np.ndarray, labels: np.ndarray) -> float:

@@ -1,12 +1,13 @@
 """What a task asks of a split of all data sets together."""
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Sequence
 
 import numpy as np
 
-from k3m_jax.data.corruption import corrupted
+from k3m_jax.data.corruption import corrupted, identity
 from k3m_jax.data.links import LinkTable
 from k3m_jax.data.pipeline import EVALUATION_SEED
 from k3m_jax.data.shards import ShardSet
@@ -45,19 +46,39 @@ class Asked:
         """[I] that the examples are about."""
         return [product for found in self.examples for product in found.products]
 
+    @functools.cached_property
+    def catalogues(self) -> np.ndarray:
+        """[I] numbers from 0, of those that the products are of."""
+        names = [name for found in self.examples for name in found.catalogues]
+        return np.unique(np.asarray(names, np.str_), return_inverse=True)[1]
+
+    @functools.cached_property
+    def split_products(self) -> frozenset[str]:
+        """All that have an item in the split, whether anything is asked of it or not."""
+        sources = (shards.source(self.split) for shards in self.shard_sets)
+        return frozenset(record["product"] for source in sources for record in source)
+
+    @functools.cached_property
+    def left_out(self) -> dict[str, int]:
+        """What nothing is asked of, by reason."""
+        counts = collections.Counter()
+        for found in self.examples:
+            counts.update(found.left_out)
+        return dict(counts)
+
     def sources(self, corruption: Corruption) -> list[TaskSource]:
         """The rows of all examples, spoilt in the way that every model's are."""
         return [
-            TaskSource(shards, self.split, found.rows, corruption, EVALUATION_SEED)
+            TaskSource(shards, self.split, found, corruption, EVALUATION_SEED)
             for shards, found in zip(self.shard_sets, self.examples, strict=True)
         ]
 
     @functools.cached_property
     def items(self) -> list[str]:
-        """Ids of the rows' items."""
+        """The rows' items, as corruption tells them apart."""
         sources = [shards.source(self.split) for shards in self.shard_sets]
         return [
-            source[row.item]["id"]
+            identity(source[row.item]["id"], row.view)
             for source, found in zip(sources, self.examples, strict=True)
             for row in found.rows
         ]

@@ -112,7 +112,11 @@ class Classification(Judge):
 
 
 class Alignment(Judge):
-    """F1 at the threshold that is best on validation pairs, and AUC."""
+    """F1 at the threshold that is best on validation pairs, and AUC.
+
+    Several catalogues may differ in how many of their pairs are one product: telling the catalogue
+    would do for a good AUC of all pairs, so there is one among pairs of a catalogue beside it.
+    """
 
     needs_threshold = True
 
@@ -128,12 +132,16 @@ class Alignment(Judge):
     def statistics(
         self, asked: Asked, scores: np.ndarray, threshold: float
     ) -> Mapping[str, Statistic]:
-        """`f1` and `auc`, of scores [I]."""
-        labels = asked.labels == 1
-        return {
+        """`f1`, `auc` and, of several catalogues, `auc_within_catalogue`, of scores [I]."""
+        labels, catalogues = asked.labels == 1, asked.catalogues
+        found = {
             "f1": functools.partial(task_metrics.f1, scores >= threshold, labels),
             "auc": functools.partial(task_metrics.auc, scores, labels),
         }
+        if catalogues.any():
+            within = functools.partial(task_metrics.auc_within, catalogues, scores, labels)
+            found["auc_within_catalogue"] = within
+        return found
 
     def floors(
         self, train: Asked, known: task_floors.Surface, asked: Asked, seen: task_floors.Surface
