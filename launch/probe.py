@@ -16,7 +16,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from k3m_jax.evaluation.embedding import Embedder
-from k3m_jax.experiments.measuring import opened
+from k3m_jax.experiments.measuring import elsewhere, opened
 from k3m_jax.experiments.probe import probe
 from k3m_jax.experiments.raw_catalogues import open_sources
 from k3m_jax.model.network import Network
@@ -59,11 +59,13 @@ def main(argv: list[str]) -> None:
         embedder = Embedder(network, mesh, inputs.tokenizer, params)
         how = {"split": SPLIT.value, "corruptions": list(spoilt), "train_corruption": trained}
         how["held_out"] = open_sources(SOURCES.value, inputs.shard_sets[0], workdir)
+        where = elsewhere(SOURCES.value, how["held_out"])
         for name in TASK.value:
             task = parse(Task, {**OPTIONS.value.to_dict(), "name": name}, "task")
             chosen = dataclasses.replace(network.settings, task=task)
             begun = time.monotonic()
             for report in probe(chosen, inputs, embedder, step, **how):
+                report = dataclasses.replace(report, elsewhere=where)
                 if distributed.leads():
                     written = ", ".join(report.write(workdir))
                     taken = f"{time.monotonic() - begun:.0f} s"

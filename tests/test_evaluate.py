@@ -91,6 +91,32 @@ def test_mistakes_are_told_in_one_line(run, arguments, said):
     assert "Traceback" not in done.stderr
 
 
+def test_a_fine_tuned_run_is_measured_on_a_folder_of_products_as_it_comes(run):
+    tuned, raw = run.parent / "tuned", run.parent / "catalogue-others"
+    config = ["--config=configs/finetune_alignment.py:debug", f"--config.init_from={run}"]
+    done = evaluate(*config, f"--workdir={tuned}", module="launch.finetune")
+    assert done.returncode == 0, done.stderr
+    for sources in ([], [f"--sources={raw}"]):
+        done = evaluate(f"--workdir={tuned}", "--split=test", "--corruption=INR100", *sources)
+        assert done.returncode == 0, done.stderr
+    assert f"Measured on {raw}." in done.stdout
+    own, others = sorted(tuned.glob("evaluation-alignment-test-INR100*.json"), key=len_of_name)
+    told = [json.loads(path.read_text()) for path in (own, others)]
+    assert [x["elsewhere"] and x["elsewhere"]["sources"] for x in told] == [None, [str(raw)]]
+    assert set(told[1]["metrics"]) == {"f1", "auc"}
+    ids = {line["id"] for line in read_lines(raw / "products.jsonl") if line["split"] == "test"}
+    asked = [x for x in read_lines(raw / "align_pairs.jsonl") if {x["a"], x["b"]} <= ids]
+    assert told[1]["examples"] + sum(told[1]["left_out"].values()) == len(asked) > 0
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def len_of_name(path):
+    return len(path.name)
+
+
 def test_a_probe_writes_a_table_for_each_setting(run):
     arguments = ["--task=classification", "--split=valid", "--corruption=clean,TMR50"]
     done = evaluate(f"--workdir={run}", *arguments, module="launch.probe")

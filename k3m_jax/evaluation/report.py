@@ -1,10 +1,11 @@
 """A measurement as a table: for a terminal, as Markdown, as JSON."""
 
 import dataclasses
+import hashlib
 import json
 import math
-from collections.abc import Container, Mapping, Sequence
-from typing import Any
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -60,6 +61,33 @@ class Row:
         return name, shown(self.value), spread, shown(self.floor), f"{self.questions:,} {unit}"
 
 
+class Elsewhere(NamedTuple):
+    """Products that a run did not bring: the same split of others must not overwrite its report."""
+
+    sources: tuple[str, ...]  # as they were named
+    digest: str  # of what they hold; part of the files' names
+
+    @classmethod
+    def of(cls, sources: Sequence[str], fingerprints: Iterable[str]) -> "Elsewhere | None":
+        """Of data sets with these fingerprints; None where no source is named."""
+        if not sources:
+            return None
+        told = "\n".join(fingerprints).encode()
+        return cls(tuple(sources), hashlib.blake2b(told, digest_size=4).hexdigest())
+
+    @classmethod
+    def of_json(cls, content: Mapping[str, Any] | None) -> "Elsewhere | None":
+        """What `json` gave."""
+        return cls(tuple(content["sources"]), content["digest"]) if content else None
+
+    def json(self) -> dict[str, Any]:
+        """As an object."""
+        return self._asdict()
+
+    def __str__(self) -> str:
+        return f"Measured on {', '.join(self.sources)}."
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
     """What was measured, on which parameters and which products."""
@@ -69,6 +97,7 @@ class Report:
     checkpoint: int  # step
     split: str
     corruption: str = ""  # of the split's items, as `settings.Corruption` writes it; "" is none
+    elsewhere: Elsewhere | None = None  # where the products are not the run's own
 
     @classmethod
     def of(cls, measured: Measurement, checkpoint: int, data: settings.Data) -> "Report":
@@ -80,14 +109,16 @@ class Report:
     @property
     def name(self) -> str:
         """What the report's files are called: evaluation-valid, evaluation-valid-TNR80."""
-        return "-".join(filter(None, ("evaluation", self.split, self.corruption)))
+        digest = self.elsewhere and self.elsewhere.digest
+        return "-".join(filter(None, ("evaluation", self.split, self.corruption, digest)))
 
     @classmethod
     def of_json(cls, content: Mapping[str, Any]) -> "Report":
         """What `json` gave."""
         rows = tuple(_row_of_json(*each) for each in content["metrics"].items())
         told = (content[key] for key in ("links_without_rival", "checkpoint", "split"))
-        return cls(rows, *told, content.get("corruption", ""))
+        elsewhere = Elsewhere.of_json(content.get("elsewhere"))
+        return cls(rows, *told, content.get("corruption", ""), elsewhere)
 
     def write(self, folder: epath.Path) -> list[str]:
         """Writes `name`.json and .md into the folder; returns what they are called."""
@@ -128,6 +159,7 @@ class Report:
             "checkpoint": self.checkpoint,
             "split": self.split,
             "corruption": self.corruption,
+            "elsewhere": self.elsewhere and self.elsewhere.json(),
             "metrics": metrics,
             "links_without_rival": self.links_without_rival,
         }
@@ -143,6 +175,8 @@ class Report:
             "The floor is the most frequent answer in training: per property for links, of a "
             "sample of its items for tokens and regions. An interval counts items as wholes."
         ]
+        if self.elsewhere:
+            notes.append(str(self.elsewhere))
         if self.links_without_rival:
             notes.append(
                 f"Links left out because nothing stands against the true value: "

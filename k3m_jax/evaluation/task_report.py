@@ -9,7 +9,7 @@ from typing import Any, Self
 from etils import epath
 
 from k3m_jax.evaluation.bootstrap import Resampling, Statistic
-from k3m_jax.evaluation.report import aligned, markdown_table
+from k3m_jax.evaluation.report import Elsewhere, aligned, markdown_table
 
 ABSENT = "–"
 
@@ -81,13 +81,17 @@ class TaskReport:
     rows: tuple[Row, ...]
     examples: int
     products: int
-    known_products: int  # of these, how many training has, too
+    known_products: int  # of these, how many the training split has items of, too
     notes: Mapping[str, Any]  # how it was measured
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of items, by reason
+    unknown_classes: int = 0  # examples of a class that training has not: always wrong
+    elsewhere: Elsewhere | None = None  # where the products are not the run's own
 
     @property
     def name(self) -> str:
         """What the report's files are called: probe-questions-test-TNR80."""
-        return "-".join(filter(None, (self.kind, self.task, self.split, self.corruption)))
+        digest = self.elsewhere and self.elsewhere.digest
+        return "-".join(filter(None, (self.kind, self.task, self.split, self.corruption, digest)))
 
     @property
     def title(self) -> str:
@@ -101,7 +105,8 @@ class TaskReport:
         """What `json` gave."""
         fields = dict(content)
         rows = fields.pop("metrics").items()
-        return cls(rows=tuple(Row.of_json(*row) for row in rows), **fields)
+        elsewhere = Elsewhere.of_json(fields.pop("elsewhere", None))
+        return cls(rows=tuple(Row.of_json(*row) for row in rows), elsewhere=elsewhere, **fields)
 
     def text(self) -> str:
         """Aligned columns, with the notes below."""
@@ -118,8 +123,9 @@ class TaskReport:
     def json(self) -> dict[str, Any]:
         """The same unrounded."""
         told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        rows = told.pop("rows")
-        return {**told, "metrics": {row.metric: row.json() for row in rows}}
+        rows, elsewhere = told.pop("rows"), told.pop("elsewhere")
+        metrics = {row.metric: row.json() for row in rows}
+        return {**told, "elsewhere": elsewhere and elsewhere.json(), "metrics": metrics}
 
     def write(self, folder: epath.Path) -> list[str]:
         """Writes `name`.json and .md into the folder; returns what they are called."""
@@ -141,4 +147,13 @@ class TaskReport:
             f"{self.examples:,} examples of {self.products:,} products, {self.known_products:,} of "
             "which training has items of, too. Brackets: 95 % intervals, bootstrap over products."
         )
-        return " ".join([told, *(f"{name}: {value}." for name, value in self.notes.items())])
+        sentences = [told, *(f"{name}: {value}." for name, value in self.notes.items())]
+        if self.left_out:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
+            sentences.append(f"Left out: {reasons}.")
+        if self.unknown_classes:
+            count = self.unknown_classes
+            sentences.append(f"Of a class that training has not, so wrong: {count:,}.")
+        if self.elsewhere:
+            sentences.append(str(self.elsewhere))
+        return " ".join(sentences)

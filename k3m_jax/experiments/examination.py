@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from k3m_jax.data.links import LinkTable
+from k3m_jax.data.links import UNKNOWN, LinkTable
 from k3m_jax.data.pipeline import Inputs
 from k3m_jax.data.shards import ShardSet
 from k3m_jax.evaluation.bootstrap import Resampling, Statistic
@@ -119,8 +119,8 @@ class Examination:
 
     def report(self, corruption: Corruption) -> TaskReport:
         """The measurement, the asked examples' items spoilt."""
-        asked, train = self._splits.asked, self._splits.train
-        products, known = set(asked.products), set(train.products)
+        asked = self._splits.asked
+        products = set(asked.products)
         return TaskReport(
             kind=self._kind,
             task=self._settings.task.name,
@@ -130,8 +130,10 @@ class Examination:
             rows=self._rows(corruption),
             examples=len(asked.products),
             products=len(products),
-            known_products=len(products & known),
+            known_products=len(products & self._splits.train.split_products),
             notes=self._notes,
+            left_out=asked.left_out,
+            unknown_classes=int(sum(asked.labels == UNKNOWN)),
         )
 
     def _rows(self, corruption: Corruption) -> tuple[Row, ...]:

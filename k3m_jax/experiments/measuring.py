@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from etils import epath
 
 from k3m_jax.data.pipeline import Inputs, open_inputs
-from k3m_jax.data.shards import open_shards
+from k3m_jax.data.shards import ShardSet, open_shards
 from k3m_jax.evaluation.evaluator import make_evaluator
-from k3m_jax.evaluation.report import Report
+from k3m_jax.evaluation.report import Elsewhere, Report
 from k3m_jax.evaluation.task_report import TaskReport
 from k3m_jax.experiments import fine_tuning
 from k3m_jax.experiments.raw_catalogues import open_sources
@@ -47,7 +47,8 @@ def measure_run(
     mesh, network = make_mesh(settings.mesh), network_of(inputs.resolve(settings))
     params, step = load_params(workdir, which, network, mesh)
     measured = make_evaluator(network, mesh, inputs).measure(params)
-    return Report.of(measured, step, settings.data)
+    report = Report.of(measured, step, settings.data)
+    return dataclasses.replace(report, elsewhere=elsewhere(sources, inputs.shard_sets))
 
 
 def opened(data: Data, meta: Meta, workdir: epath.Path) -> Inputs:
@@ -72,7 +73,12 @@ def _fine_tuned(
     (report,) = fine_tuning.measure(
         network, mesh, inputs, params, step, data.valid_split, spoilt, held_out
     )
-    return report
+    return dataclasses.replace(report, elsewhere=elsewhere(sources, held_out))
+
+
+def elsewhere(sources: Sequence[str], found: Sequence[ShardSet]) -> Elsewhere | None:
+    """What `sources` name, opened as `found`; None where they name nothing."""
+    return Elsewhere.of(sources, (shards.info.fingerprint for shards in found))
 
 
 def _on(data: Data, sources: Sequence[str], workdir: epath.Path) -> Data:
