@@ -88,8 +88,8 @@ def run_lane(grid: Grid, lane: Lane, cells: Sequence[Cell], workdir: pathlib.Pat
         tuning = dataclasses.replace(tuning, seed=lane.seed, init_from=str(pretrained), data=data)
         tuned = folder / slug(*filter(None, (task, training)))
         _train(tuning, tuned)
+        begun = time.monotonic()  # before the loading, which the first cell's time has
         reports = _measured(tuned, grid.split, group, floors=task in with_floors and not training)
-        begun = time.monotonic()
         for cell, report in zip(group, reports, strict=True):
             seconds, begun = time.monotonic() - begun, time.monotonic()
             for called, content in _contents(report, seconds).items():

@@ -12,9 +12,9 @@ def coverage(scores: Scores, data: str) -> tuple[Table, int, int]:
     """Cells of each model and task that are measured, of those that there would be; and the sums.
 
     What a grid wants is not in the file, so it is inferred: models of a kind (K3M and baselines, or
-    ablations) are measured in the same settings of the same tasks, each with every seed; but which
-    of them are fine-tuned on spoilt items is not known before it is done. Nor is a model, a task, a
-    setting or a seed of which nothing has been measured.
+    ablations) are measured in the same settings of the same tasks, with the seeds that any of them
+    was asked with, as far as the model has begun them. Not known is a model, a task, a setting or a
+    seed of which nothing has been measured.
     """
     places = [p for p in scores.places if p.data == data and not naming.is_floor(p.model)]
     models = naming.models_in_order(place.model for place in places)
@@ -23,11 +23,7 @@ def coverage(scores: Scores, data: str) -> tuple[Table, int, int]:
         for task in naming.tasks_in_order(place.task for place in places)
         for training in dict.fromkeys(p.training for p in places if p.task == task)
     ]
-    seeds = {seed for place in scores.places for seed in scores.seeds(place)}
-    counts = {
-        model: [_counts(scores, places, model, *part, len(seeds)) for part in parts]
-        for model in models
-    }
+    counts = {model: [_counts(scores, places, model, *part) for part in parts] for model in models}
     rows = tuple(
         Row(naming.called(model), tuple(f"{a:,} of {b:,}" if b else None for a, b in line))
         for model, line in counts.items()
@@ -39,7 +35,7 @@ def coverage(scores: Scores, data: str) -> tuple[Table, int, int]:
 
 
 def _counts(
-    scores: Scores, places: list[Place], model: str, task: str, training: str, seeds: int
+    scores: Scores, places: list[Place], model: str, task: str, training: str
 ) -> tuple[int, int]:
     """Measured, and wanted, of a model in a part of the grid."""
 
@@ -49,6 +45,7 @@ def _counts(
             if kin and (place.task, place.training) == (task, training):
                 yield place
 
-    wanted = {place.corruption for place in alike()}
+    begun = {seed for p in places if p.model == model for seed in scores.seeds(p)}
+    wanted = {(p.corruption, seed) for p in alike() for seed in scores.seeds(p) if seed in begun}
     measured = sum(len(scores.seeds(place)) for place in alike() if place.model == model)
-    return measured, 0 if training and not measured else len(wanted) * seeds
+    return measured, len(wanted) if measured else 0

@@ -110,7 +110,7 @@ def _level(scores: Scores, data: str, counted: Table, folder: pathlib.Path) -> I
     yield Section("Cost", (comparisons.cost(scores, data),))
     note = (
         "Inferred from what is there: models of a kind are measured in the same settings, with the "
-        "same seeds. The results do not tell of models, settings or seeds that have not begun."
+        "same seeds. The results do not tell of what has not begun: a model, its tasks, its seeds."
     )
     yield Section("How much of the grid is there", (counted, note), folded=True)
 
