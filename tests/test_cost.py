@@ -2,6 +2,7 @@ import importlib
 
 import pytest
 
+from configs import grid_real_products
 from configs.baselines import SIZES
 from k3m_jax.settings import Settings
 from k3m_jax.training.cost import cost_table, parameters
@@ -25,6 +26,18 @@ def test_baselines_cost_what_k3m_costs(name):
     same = parameters(theirs) == pytest.approx(parameters(ours), rel=0.1)
     assert same == (name not in OF_ITS_FLOPS_ALONE)
     assert (theirs.training, theirs.optimizer) == (ours.training, ours.optimizer)
+
+
+def test_they_do_on_real_products_too():
+    """Longer knowledge makes the same sizes dearer, or cheaper beside K3M."""
+    models = grid_real_products.get_config("CATALOGUE").models
+    cost = {
+        name: training_flops(Settings.from_config(config).resolved(vocabulary=1387, classes=256))
+        for name, config in models.items()
+    }
+    assert len(cost) == 7
+    assert cost == {name: pytest.approx(cost["k3m"], rel=0.1) for name in cost}
+    assert len({config.training.steps * config.training.batch for config in models.values()}) == 1
 
 
 def test_the_table_tells_differences_from_the_first():
