@@ -1,5 +1,6 @@
 """A sweep from end to end: everything is measured once, whatever fails or is stopped on the way."""
 
+import dataclasses
 import fcntl
 import os
 import shutil
@@ -86,6 +87,14 @@ def test_what_has_a_result_is_not_done_again_even_without_its_runs(swept, tmp_pa
     assert (outcome.done, outcome.cells, outcome.failed) == (4, 4, {})
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "data").exists()
+
+
+def test_products_that_are_not_there_are_told_by_the_grids_own_key(tmp_path):
+    grid = grid_of("k3m")
+    missing = dataclasses.replace(grid.data["tiny"], folder=str(tmp_path / "nothing"))
+    grid = dataclasses.replace(grid, data={"tiny": missing})
+    with pytest.raises(UserError, match=r"data\.tiny\.folder: there is no .*products\.jsonl"):
+        sweep(grid, tmp_path, workers=1)
 
 
 def test_a_second_sweep_in_the_folder_is_refused(tmp_path):

@@ -23,6 +23,7 @@ from k3m_jax.data.synthetic import make_catalogue
 from k3m_jax.experiments import grid_results
 from k3m_jax.experiments.grid import Cell, Grid, Lane
 from k3m_jax.experiments.lane import Files, Stopped, run_lane
+from k3m_jax.experiments.raw_catalogues import PRODUCTS
 from k3m_jax.schema import UserError
 from k3m_jax.training.preemption import EXIT_PREEMPTED
 
@@ -147,6 +148,8 @@ def _prepare(grid: Grid, files: Files, lane: Lane) -> None:
     """Makes a lane's shards, where they are not there yet."""
     products, own = grid.data[lane.data], files.data(lane.data) / "catalogue"
     catalogue = pathlib.Path(products.folder) if products.folder else own
+    if products.folder and not (catalogue / PRODUCTS).exists():
+        raise UserError(f"data.{lane.data}.folder: there is no {catalogue / PRODUCTS}")
     if not products.folder and not catalogue.exists():
         make_catalogue(
             catalogue, products.products, products.seed, products.overlap, products.image_size
