@@ -172,7 +172,9 @@ def learned(given):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "metric"), [("classification", "accuracy"), ("questions", "mrr")])
+@pytest.mark.parametrize(
+    ("name", "metric"), [("classification", "accuracy"), ("alignment", "auc"), ("questions", "mrr")]
+)
 def test_learns(learned, name, metric):
     _, _, before, after = learned(name)
     assert after["loss"] < before["loss"]
