@@ -7,8 +7,9 @@ Prints a table with the floor of each metric, and writes into the run's folder, 
 valid: evaluation-valid.json, evaluation-valid.md (the same table) and curves.png (losses and rates
 of training and held-out products). The second form spoils 80 % of the titles first, and names its
 files evaluation-valid-TNR80 (docs/robustness.md). A fine-tuned run is measured on its task, in
-evaluation-questions-test.json (docs/tasks.md); --sources=FOLDER may then be a folder of products as
-they come, with a products.jsonl. Several processes: docs/distributed.md.
+evaluation-questions-test.json (docs/tasks.md). --sources=FOLDER measures on other products, shards
+or a folder with a products.jsonl as it comes; a digest of them ends the files' names. Several
+processes: docs/distributed.md.
 """
 
 import dataclasses
