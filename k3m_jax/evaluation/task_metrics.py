@@ -34,9 +34,7 @@ def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarr
     Returns:
       [R], NaN where a weighting leaves one of both labels.
     """
-    won, pairs = _won(scores, labels, weights)
-    with np.errstate(invalid="ignore"):
-        return won / np.where(pairs, pairs, np.nan)
+    return auc_within(np.zeros(len(scores)), scores, labels, weights)
 
 
 def auc_within(

@@ -133,7 +133,7 @@ class Examination:
             known_products=len(products & self._splits.train.split_products),
             notes=self._notes,
             left_out=asked.left_out,
-            unknown_classes=int(sum(asked.labels == UNKNOWN)),
+            unknown_classes=int((asked.labels == UNKNOWN).sum()),
         )
 
     def _rows(self, corruption: Corruption) -> tuple[Row, ...]:
