@@ -11,7 +11,7 @@ from k3m_jax.data.batch import random_batch
 from k3m_jax.model.network import Network
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.parallel.shardings import unbox
-from k3m_jax.settings import Mesh, UserError
+from k3m_jax.settings import Debug, Mesh, UserError
 from k3m_jax.training.compilation import Program
 from k3m_jax.training.state import init_state
 from k3m_jax.training.step import gumbel_temperature, micro_batches, train_step
@@ -75,6 +75,23 @@ def test_a_run_that_goes_on_takes_its_first_step_without_init(monkeypatch):
     _, metrics = program.step(program.abstract_state, {})
     assert metrics["seed"].is_fully_replicated
     assert metrics["seed"] == TINY.seed
+
+
+@pytest.mark.parametrize(
+    ("debug", "transfers"),
+    [(Debug(), "disallow"), (Debug(nans=True), "allow"), (Debug(disable_jit=True), "allow")],
+)
+def test_jax_may_look_at_arrays_on_the_host_where_it_must(monkeypatch, debug, transfers):
+    """A CPU's arrays are on the host already: only a GPU or TPU would refuse to look."""
+    program = Program(Network(tiny_settings(debug=debug)), make_mesh(TINY.mesh))
+    seen = []
+    monkeypatch.setattr(
+        program,
+        "_step",
+        lambda *_: seen.append(jax.config.jax_transfer_guard_device_to_host),
+    )
+    program.step(program.abstract_state, {})
+    assert seen == [transfers]
 
 
 # Made by this test on a CPU with jax 0.10: what the first step of the tiny model says.

@@ -54,8 +54,10 @@ class Program:
             donate_argnums=() if network.settings.debug.nans else (1,),
         )
 
-        # A step needs nothing from the host. Without jit, each operation brings its constants.
-        self._guard = "allow" if network.settings.debug.disable_jit else "disallow"
+        # A step needs nothing from the host. Without jit, each operation brings its constants; and
+        # where NaNs are looked for, jax looks on the host.
+        debug = network.settings.debug
+        self._guard = "allow" if debug.disable_jit or debug.nans else "disallow"
 
     @functools.cached_property
     def _seed(self) -> jax.Array:
