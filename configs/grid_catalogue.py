@@ -21,7 +21,6 @@ from configs import (
 from k3m_jax.settings import UserError
 
 BASELINES = tuple(baselines.SIZES)
-SIX = tuple(name for name in BASELINES if not name.startswith("bert"))
 SETTINGS = ("TMR", "IMR", "MMR", "TNR", "INR", "TINR", "MNR", "KMR", "KNR")
 RATES = (20, 50, 80, 100)
 ABLATIONS = {
@@ -85,7 +84,7 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
             "parts": (
                 {**one_level, **everywhere, "models": compared},
                 {**one_level, **one_seed, **everywhere, "models": ("bert",)},
-                {**one_seed, **everywhere, "models": ("k3m", *SIX), "data": ("overlap 60 %",)},
+                {**one_seed, **everywhere, "models": compared, "data": ("overlap 60 %",)},
                 {
                     **one_level,
                     **one_seed,

@@ -35,7 +35,7 @@ def test_they_do_on_real_products_too():
         name: training_flops(Settings.from_config(config).resolved(vocabulary=1387, classes=256))
         for name, config in models.items()
     }
-    assert len(cost) == 7
+    assert len(cost) == 8
     assert cost == {name: pytest.approx(cost["k3m"], rel=0.1) for name in cost}
     assert len({config.training.steps * config.training.batch for config in models.values()}) == 1
 
