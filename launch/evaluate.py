@@ -21,7 +21,7 @@ from ml_collections import config_flags
 from k3m_jax.evaluation.curves import draw_curves
 from k3m_jax.experiments.measuring import measure_run
 from k3m_jax.parallel import distributed
-from k3m_jax.settings import Corruption, Mesh, Settings, default_config
+from k3m_jax.settings import Mesh, Settings, default_config
 from k3m_jax.training.checkpoints import load_meta
 from k3m_jax.training.metrics import METRICS, read_metrics
 from launch import cli
@@ -30,7 +30,11 @@ WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=Tru
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best (by held-out loss), latest, or a step")
 SPLIT = flags.DEFINE_string("split", "", "split to measure; the run's data.valid_split if empty")
 SOURCES = flags.DEFINE_list("sources", [], "shards, or folders of products; the run's if empty")
-CORRUPTION = flags.DEFINE_string("corruption", "", "TMR, IMR, MMR, TNR, INR, … and per cent: TNR80")
+CORRUPTION = flags.DEFINE_string(
+    "corruption",
+    "",
+    "clean, or TMR, IMR, MMR, TNR, INR, … and per cent: TNR80; the run's own if empty",
+)
 TOKENIZER = flags.DEFINE_string("tokenizer", "", "folder of the run's tokenizer, if it has moved")
 MESH = flags.DEFINE_list("mesh", [], "sizes of the axes data,fsdp,tensor; the run's if empty")
 DISTRIBUTED = config_flags.DEFINE_config_dict("distributed", default_config().distributed)
@@ -42,7 +46,7 @@ def adapted(settings: Settings) -> Settings:
     data = dataclasses.replace(
         data,
         valid_split=SPLIT.value or data.valid_split,
-        valid_corruption=Corruption.parse(CORRUPTION.value) if CORRUPTION.value else spoilt,
+        valid_corruption=cli.corruption(CORRUPTION.value) if CORRUPTION.value else spoilt,
         tokenizer=TOKENIZER.value or data.tokenizer,
     )
     mesh = Mesh.parse(MESH.value) if MESH.value else settings.mesh

@@ -8,10 +8,12 @@ Sizes of the model and, if none are named, products and vocabulary are those of 
 docs/tasks.md tells of them. All else, the exit codes too, is as with launch.pretrain.
 """
 
-from absl import app
+from absl import app, flags
 
 from k3m_jax.settings import UserError
 from launch import cli, pretrain
+
+flags.adopt_module_key_flags(pretrain)  # so that --help shows them
 
 
 def main(argv: list[str]) -> int | None:

@@ -20,10 +20,11 @@ from k3m_jax.experiments.measuring import elsewhere, opened
 from k3m_jax.experiments.probe import probe
 from k3m_jax.experiments.raw_catalogues import open_sources
 from k3m_jax.model.network import Network
+from k3m_jax.model.task_network import network_of, split_params
 from k3m_jax.parallel import distributed
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.schema import parse
-from k3m_jax.settings import Corruption, Settings, Task, default_config
+from k3m_jax.settings import Settings, Task, UserError, default_config
 from k3m_jax.training.checkpoints import load_meta, load_params
 from launch import cli
 
@@ -39,25 +40,27 @@ OPTIONS = config_flags.DEFINE_config_dict("options", default_config().task)
 DISTRIBUTED = config_flags.DEFINE_config_dict("distributed", default_config().distributed)
 
 
-def corruption(text: str) -> Corruption:
-    """`clean`, or as Corruption writes it."""
-    return Corruption() if text == "clean" else Corruption.parse(text)
-
-
 def main(argv: list[str]) -> None:
     """Probes, prints and writes."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     workdir, which = epath.Path(WORKDIR.value), cli.checkpoint(CHECKPOINT)
-    spoilt, trained = map(corruption, CORRUPTION.value), corruption(TRAIN_CORRUPTION.value)
+    for name in TASK.value:
+        if name not in TASKS:
+            raise UserError(f"--task={name}: not one of {', '.join(TASKS)}")
+    spoilt = list(map(cli.corruption, CORRUPTION.value))
+    trained = cli.corruption(TRAIN_CORRUPTION.value)
     with distributed.joined(cli.read_distributed(DISTRIBUTED)):
         meta = load_meta(workdir, which)
         run = Settings.from_config(meta.settings)
         inputs = opened(run.data, meta, workdir)
-        mesh, network = make_mesh(run.mesh), Network(inputs.resolve(run))
-        params, step = load_params(workdir, which, network, mesh)
+        mesh, settings = make_mesh(run.mesh), inputs.resolve(run)
+        params, step = load_params(workdir, which, network_of(settings), mesh)
+        if settings.task.downstream:  # a head of its own is learned here, on what embeds
+            params, _ = split_params(params)
+        network = Network(dataclasses.replace(settings, task=Task()))
         embedder = Embedder(network, mesh, inputs.tokenizer, params)
-        how = {"split": SPLIT.value, "corruptions": list(spoilt), "train_corruption": trained}
+        how = {"split": SPLIT.value, "corruptions": spoilt, "train_corruption": trained}
         how["held_out"] = open_sources(SOURCES.value, inputs.shard_sets[0], workdir)
         where = elsewhere(SOURCES.value, how["held_out"])
         for name in TASK.value:

@@ -108,6 +108,10 @@ def test_a_fine_tuned_run_is_measured_on_a_folder_of_products_as_it_comes(run):
     ids = {line["id"] for line in read_lines(raw / "products.jsonl") if line["split"] == "test"}
     asked = [x for x in read_lines(raw / "align_pairs.jsonl") if {x["a"], x["b"]} <= ids]
     assert told[1]["examples"] + sum(told[1]["left_out"].values()) == len(asked) > 0
+    # What embeds can be probed for another task, by a head of its own.
+    done = evaluate(f"--workdir={tuned}", "--task=classification", module="launch.probe")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tuned / "probe-classification-test.json").read_text())["examples"] > 0
 
 
 def read_lines(path):
@@ -123,6 +127,6 @@ def test_a_probe_writes_a_table_for_each_setting(run):
     assert clean["examples"] == spoilt["examples"] > 0
     assert set(clean["metrics"]) == {"accuracy"}
     assert "title naive Bayes" in done.stdout
-    done = evaluate(f"--workdir={run}", "--task=ranking", module="launch.probe")
+    done = evaluate(f"--workdir={run}", "--task=pretraining", module="launch.probe")
     assert done.returncode == EXIT_USER_ERROR
-    assert "task.name: 'ranking' is not one of" in done.stderr
+    assert "--task=pretraining: not one of classification, alignment, questions" in done.stderr

@@ -71,8 +71,8 @@ def examples(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Exam
     if not found.products:
         reasons = ", ".join(f"{n} {reason}" for reason, n in found.left_out.items())
         raise UserError(
-            f"{shards.folder}: nothing of the split {split!r} can serve the task {task.name}"
-            + (f" ({reasons})" if reasons else "")
+            f"{shards.folder}: nothing of the split {split!r} can serve the task {task.name}: it "
+            f"needs {_NEEDS[task.name]}" + (f" ({reasons})" if reasons else "")
         )
     return found
 
@@ -83,7 +83,8 @@ def class_names(task: Task, records: Iterable[Mapping[str, Any]]) -> tuple[str, 
         label for record in records if _chosen(task, record) and (label := label_of(task, record))
     )
     if not counts:
-        raise UserError(f"task.label: no training item has one value of {task.label!r}")
+        where = f" of the catalogues {', '.join(task.catalogues)}" if task.catalogues else ""
+        raise UserError(f"task.label: no training item{where} has one value of {task.label!r}")
     return tuple(sorted(counts, key=lambda name: (-counts[name], name)))
 
 
@@ -181,6 +182,11 @@ _EXAMPLES: dict[str, Callable[[Task, ShardSet, str, LinkTable], Examples]] = {
     "classification": _classification,
     "alignment": _alignment,
     "questions": _questions,
+}
+_NEEDS = {
+    "classification": "items with one value of task.label",
+    "alignment": "labelled pairs (align_pairs.jsonl, docs/data.md)",
+    "questions": "items with triples",
 }
 
 

@@ -20,7 +20,7 @@ from k3m_jax.experiments.head_fitting import mean_losses
 from k3m_jax.experiments.judges import Sight, make_judge
 from k3m_jax.model.network import Network, Params
 from k3m_jax.model.task_network import TaskNetwork, split_params
-from k3m_jax.settings import Corruption, Settings
+from k3m_jax.settings import Corruption, Settings, UserError
 from k3m_jax.training.checkpoints import FOLDER, load_meta
 from k3m_jax.training.loop import Evaluate
 
@@ -32,10 +32,12 @@ def inherited(settings: Settings) -> Settings:
     products and the vocabulary, unless others are named.
 
     Raises:
-      UserError: together they contradict themselves.
+      UserError: together they contradict themselves, or there is no such folder to take from.
     """
     folder = settings.init_from
     if not folder or not (epath.Path(folder) / FOLDER).exists():
+        if folder and not settings.data.sources and not epath.Path(folder).exists():
+            raise UserError(f"init_from: there is no {folder}, and data.sources names no products")
         return settings
     run = Settings.from_config(load_meta(folder).settings)
     data, asked = settings.data, settings.objectives
