@@ -1,4 +1,4 @@
-"""Fine-tuning to answer what value of a property an item has."""
+"""Fine-tuning to answer what value of a property an item has: questions, and completion."""
 
 import ml_collections
 
