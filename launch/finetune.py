@@ -5,7 +5,8 @@
 
 Sizes of the model and, if none are named, products and vocabulary are those of the run that
 `init_from` names. configs/finetune_alignment.py and finetune_questions.py (question answering, and
-completion of a property's values) are the other tasks; docs/tasks.md tells of them. All else, the exit codes too, is as with launch.pretrain.
+completion of a property's values) are the other tasks; docs/tasks.md tells of them. All else, the
+exit codes too, is as with launch.pretrain.
 """
 
 from absl import app, flags
