@@ -41,13 +41,18 @@ class Corruption:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Of setting and per cent, as `str` writes them: TNR80. Raises UserError for any other."""
+        """Of setting and per cent, as `str` writes them: TNR80; `clean` is none.
+
+        Raises UserError for any other.
+        """
+        if text == "clean":
+            return cls()
         kinds = typing.get_args(cls.__annotations__["setting"])
         setting, percent = text.rstrip("0123456789"), text[len(text.rstrip("0123456789")) :]
         if setting not in kinds or not percent or int(percent) > 100:
             raise UserError(
                 f"corruption {text!r}: one of {', '.join(kinds)} and the per cent of items is "
-                "expected, as in TNR80"
+                "expected, as in TNR80, or clean"
             )
         return cls(setting, int(percent) / 100)
 

@@ -9,7 +9,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from k3m_jax.data import remote
-from k3m_jax.settings import Corruption, Distributed, Settings, UserError
+from k3m_jax.settings import Distributed, Settings, UserError
 
 EXIT_USER_ERROR = 2
 
@@ -51,11 +51,6 @@ def read_distributed(group: flags.FlagHolder) -> Distributed:
 def checkpoint(which: flags.FlagHolder) -> int | str:
     """A `--checkpoint`: best, latest, or a step."""
     return int(which.value) if which.value.isdecimal() else which.value
-
-
-def corruption(text: str) -> Corruption:
-    """What a flag says is wrong with items: `clean`, or as `Corruption` writes it."""
-    return Corruption() if text == "clean" else Corruption.parse(text)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -21,7 +21,7 @@ from ml_collections import config_flags
 from k3m_jax.evaluation.curves import draw_curves
 from k3m_jax.experiments.measuring import measure_run
 from k3m_jax.parallel import distributed
-from k3m_jax.settings import Mesh, Settings, default_config
+from k3m_jax.settings import Corruption, Mesh, Settings, default_config
 from k3m_jax.training.checkpoints import load_meta
 from k3m_jax.training.metrics import METRICS, read_metrics
 from launch import cli
@@ -46,7 +46,7 @@ def adapted(settings: Settings) -> Settings:
     data = dataclasses.replace(
         data,
         valid_split=SPLIT.value or data.valid_split,
-        valid_corruption=cli.corruption(CORRUPTION.value) if CORRUPTION.value else spoilt,
+        valid_corruption=Corruption.parse(CORRUPTION.value) if CORRUPTION.value else spoilt,
         tokenizer=TOKENIZER.value or data.tokenizer,
     )
     mesh = Mesh.parse(MESH.value) if MESH.value else settings.mesh

@@ -24,7 +24,7 @@ from k3m_jax.model.task_network import network_of, split_params
 from k3m_jax.parallel import distributed
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.schema import parse
-from k3m_jax.settings import Settings, Task, UserError, default_config
+from k3m_jax.settings import Corruption, Settings, Task, UserError, default_config
 from k3m_jax.training.checkpoints import load_meta, load_params
 from launch import cli
 
@@ -48,8 +48,8 @@ def main(argv: list[str]) -> None:
     for name in TASK.value:
         if name not in TASKS:
             raise UserError(f"--task={name}: not one of {', '.join(TASKS)}")
-    spoilt = list(map(cli.corruption, CORRUPTION.value))
-    trained = cli.corruption(TRAIN_CORRUPTION.value)
+    spoilt = list(map(Corruption.parse, CORRUPTION.value))
+    trained = Corruption.parse(TRAIN_CORRUPTION.value)
     with distributed.joined(cli.read_distributed(DISTRIBUTED)):
         meta = load_meta(workdir, which)
         run = Settings.from_config(meta.settings)

@@ -214,6 +214,7 @@ def test_what_is_no_setting_is_told(text):
 
 
 def test_settings_are_written_as_they_are_read():
+    assert Corruption.parse("clean") == Corruption()
     assert Corruption.parse("TINR20") == Corruption("TINR", 0.2)
     assert str(Corruption.parse("KMR100")) == "KMR100"
     assert str(Corruption()) == ""
