@@ -6,6 +6,7 @@ import pytest
 
 from configs import finetune_classification, grid_real_products, quickstart
 from configs.grid_catalogue import ABLATIONS, BASELINES, get_config
+from k3m_jax.evaluation.task_floors import FLOORS
 from k3m_jax.experiments import grid_results
 from k3m_jax.experiments.grid import PRETRAINING, Cell, Grid, Lane
 from k3m_jax.settings import UserError
@@ -185,21 +186,33 @@ def test_the_grid_of_real_products_never_shows_text_on_both_sides_nor_names_a_cl
         grid_real_products.get_config()
 
 
-def test_floors_are_told_by_the_first_that_asks():
+def test_floors_are_lacking_until_they_are_there_whoever_measures_them(tmp_path):
     """Of products that each seed cuts anew, in each seed; of others once."""
-    real = Grid.parse(grid_real_products.get_config("shops,minilm").to_dict())
-    asked = {lane: real.first_asked(lane) for lane in real.lanes()}
-    narrow = {"classes of clothes", "departments of groceries", "alignment", "questions"}
-    for seed in real.seeds:
-        first = {lane.model: tasks for lane, tasks in asked.items() if lane.seed == seed and tasks}
-        assert first == {"k3m": narrow, "k3m_minilm": {f"{name}, wide text" for name in narrow}}
+    path = tmp_path / grid_results.RESULTS
+
+    def lacking(grid):
+        cells = [cell for cell in grid.cells() if cell.task == "alignment"]
+        seeds = {cell.seed for cell in cells if cell.model == "vlbert"}
+        wanted = {seed: [c for c in cells if c.seed == seed and not c.training] for seed in seeds}
+        return [seed for seed in seeds if grid_results.lacks_floors(path, grid, wanted[seed])]
+
     embedded = Grid.parse(get_config().to_dict())
-    first = {lane: tasks for lane in embedded.lanes() if (tasks := embedded.first_asked(lane))}
-    asking = ("classification", "alignment", "questions")
-    assert first == {
-        Lane("overlap 20 %", "k3m", 0): {*asking, "long classification"},
-        Lane("overlap 60 %", "k3m", 0): {*asking},
-    }
+    real = Grid.parse(grid_real_products.get_config("shops").to_dict())
+    assert lacking(embedded) == lacking(real) == [0, 1, 2]
+    for grid in (embedded, real):
+        for cell in grid.cells():
+            asked = cell.task in ("alignment", "classification") and not cell.training
+            if (cell.model, cell.seed) == ("lxmert", 1) and asked:
+                for floor in FLOORS:
+                    named = cell._replace(model=floor)
+                    grid_results.add(path, named, "", {"metrics": {"auc": {"value": 0.5}}})
+    assert lacking(real) == [0, 2]
+    assert lacking(embedded) == [0]  # which has a level of data more
+    own = [c for c in embedded.cells() if (c.model, c.task) == ("vlbert", "classification")]
+    own = [cell for cell in own if cell.data == "overlap 20 %"]
+    by_training = {t: [c for c in own if c.training == t] for t in ("", "MNR50")}
+    assert not grid_results.lacks_floors(path, embedded, by_training[""])
+    assert grid_results.lacks_floors(path, embedded, by_training["MNR50"])  # of other items
 
 
 def test_of_a_grocery_its_department_is_told_from_its_picture_country_and_brand(shared):

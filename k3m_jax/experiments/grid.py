@@ -109,15 +109,6 @@ class Grid:
             lanes.setdefault(Lane(*cell[:3]), []).append(cell)
         return lanes
 
-    def first_asked(self, lane: Lane) -> set[str]:
-        """The tasks that no lane before this one asks of the same products."""
-        lanes = self.lanes()
-        earlier = list(lanes)[: list(lanes).index(lane)]
-        same = [e for e in earlier if e.data == lane.data]
-        if self.data[lane.data].folds:  # each seed has products of its own
-            same = [each for each in same if each.seed == lane.seed]
-        return _tasks(lanes[lane]) - {task for each in same for task in _tasks(lanes[each])}
-
     def fingerprint(self, cell: Cell) -> str:
         """Of all that decides what the cell's measurement is, but the code.
 
@@ -168,10 +159,6 @@ class Grid:
 def slug(*names: str) -> str:
     """Names as that of a file or an anchor."""
     return "-".join(re.sub(r"[^\w.]+", "-", name).strip("-") for name in names)
-
-
-def _tasks(cells: list[Cell]) -> set[str]:
-    return {cell.task for cell in cells} - {PRETRAINING}
 
 
 def _changes(group: Any, default: Any) -> dict[str, Any]:

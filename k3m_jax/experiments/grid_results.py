@@ -7,9 +7,10 @@ ever added, and it may be copied to where the runs are not.
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from k3m_jax.evaluation.task_floors import FLOORS
 from k3m_jax.experiments.grid import Cell, Grid
 from k3m_jax.settings import Corruption, UserError
 
@@ -68,6 +69,21 @@ def done(path: pathlib.Path, grid: Grid) -> set[Cell]:
                 "settings than the grid's: take another --workdir, or remove its line to measure it"
             )
     return cells & set(results)
+
+
+def lacks_floors(path: pathlib.Path, grid: Grid, cells: Iterable[Cell]) -> bool:
+    """Whether of any of the cells no floor stands in the file yet.
+
+    Floors know no model, and no chance: they are measured once, of products that each seed cuts
+    anew once a seed.
+    """
+
+    def asked(cell: Cell) -> Cell:
+        return cell._replace(model="", seed=cell.seed if grid.data[cell.data].folds else 0)
+
+    floors = [cell for cell in read_results(path) if cell.model in FLOORS]
+    there = {asked(cell) for cell in floors if cell.data in grid.data}
+    return not there.issuperset(map(asked, cells))
 
 
 def add(path: pathlib.Path, cell: Cell, fingerprint: str, content: Mapping[str, Any]) -> None:

@@ -77,7 +77,6 @@ def run_lane(grid: Grid, lane: Lane, cells: Sequence[Cell], workdir: pathlib.Pat
     _train(settings, pretrained)
     if own in cells:
         grid_results.add(files.results, own, grid.fingerprint(own), _pretrained(pretrained))
-    with_floors = grid.first_asked(lane)
     asked = [cell for cell in cells if cell != own]
     for (task, training), found in itertools.groupby(
         asked, lambda cell: (cell.task, cell.training)
@@ -89,7 +88,8 @@ def run_lane(grid: Grid, lane: Lane, cells: Sequence[Cell], workdir: pathlib.Pat
         tuned = folder / slug(*filter(None, (task, training)))
         _train(tuning, tuned)
         begun = time.monotonic()  # before the loading, which the first cell's time has
-        reports = _measured(tuned, grid.split, group, floors=task in with_floors and not training)
+        floors = grid_results.lacks_floors(files.results, grid, group)
+        reports = _measured(tuned, grid.split, group, floors)
         for cell, report in zip(group, reports, strict=True):
             seconds, begun = time.monotonic() - begun, time.monotonic()
             for called, content in _contents(report, seconds).items():

@@ -164,9 +164,9 @@ def spoilt_training(scores: Scores, data: str) -> list[Table]:
 
 def _spoilt_training(clean: Measured, training: str) -> Table:
     spoilt = clean._replace(training=training)
-    places = spoilt.places(naming.is_compared)
+    places = spoilt.places(spoilt.compared)
     corruptions = sorted({p.corruption for p in places}, key=naming.split_corruption)
-    before = clean.lines(naming.is_compared, corruptions)
+    before = clean.lines(spoilt.compared, corruptions)
     nothing = [None] * len(corruptions)
     lines = {
         model: [
@@ -174,7 +174,7 @@ def _spoilt_training(clean: Measured, training: str) -> Table:
             for now, then in zip(line, before.get(model, nothing), strict=True)
             for score in (now, _minus(now, then))
         ]
-        for model, line in spoilt.lines(naming.is_compared, corruptions).items()
+        for model, line in spoilt.lines(spoilt.compared, corruptions).items()
     }
     columns: list[Column] = []
     for name in map(naming.corruption_called, corruptions):
