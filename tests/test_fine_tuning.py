@@ -57,6 +57,12 @@ def settings_of(given, name, **changes):
     return made.settings_for(given, **{"objectives": objectives, "task": task, **changes})
 
 
+def test_a_run_to_start_from_that_is_not_there_is_named(tmp_path):
+    missing = dataclasses.replace(TINY, init_from=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"init_from: there is no .*nowhere"):
+        fine_tuning.inherited(missing)
+
+
 def batches(given, settings, count):
     found = train_batches(settings, *given)
     yield from itertools.islice(found, count)

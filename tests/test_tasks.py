@@ -138,6 +138,8 @@ def test_several_values_are_no_class(shards, given):
     assert [row.item for row in found.rows] == single
     with pytest.raises(UserError, match="no training item has one value"):
         tasks.class_names(Task(label="size"), shards.source("train"))
+    with pytest.raises(UserError, match="no training item of the catalogues luma has one value"):
+        tasks.class_names(Task(catalogues=("luma",)), shards.source("train"))
 
 
 def test_what_is_hidden_is_hidden(shards, given):
@@ -155,7 +157,7 @@ def test_items_of_other_catalogues_take_no_part(shards, given):
     found = asked(shards, given, name="questions", catalogues=("grocer",))
     assert {row.item % 2 for row in found.rows} == {1}
     assert found.left_out["of other catalogues"] == 8
-    with pytest.raises(UserError, match="alignment"):
+    with pytest.raises(UserError, match=r"the task alignment: it needs labelled pairs"):
         asked(shards, given, name="alignment", catalogues=("grocer",))
 
 
