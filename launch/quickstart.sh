@@ -7,7 +7,7 @@ usage() {
   cat <<'TEXT'
 usage: ./launch/quickstart.sh [--help]
 
-From nothing but Python >= 3.11 to a pretrained model, at most 5 minutes on 2 CPU cores after the
+From nothing but Python >= 3.11 to a pretrained model, about 5 minutes on 2 CPU cores after the
 installation:
 
   1  makes .venv and installs requirements.txt in it
