@@ -2,8 +2,8 @@
 
 No model has a setting of its own but its sizes (configs/baselines.py): steps, batch, learning
 rates and seeds are the same for all. They and the products were fixed before the first comparison
-was run; the long classification and training on items that all lack their titles were added after
-it, to find out why it came out as it did.
+was run; the long tasks, questions learned from spoilt items, and training on items that all lack
+their titles were added after it, to find out why it came out as it did.
 """
 
 import itertools
@@ -58,8 +58,9 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
         tasks[task].training.steps = steps
     compared_at = tuple(tasks)
     # Are differences those of models that have not learned enough yet?
-    tasks["long classification"] = tasks["classification"].copy_and_resolve_references()
-    tasks["long classification"].training.steps = 1000
+    for task, steps in (("classification", 1000), ("questions", 1200)):
+        tasks[f"long {task}"] = tasks[task].copy_and_resolve_references()
+        tasks[f"long {task}"].training.steps = steps
     for config in (*models.values(), *tasks.values()):
         # Nothing is chosen by what is held out: the last step is measured.
         config.training.update(eval_every=0, checkpoint_every=100, keep=1)
@@ -105,6 +106,22 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
                     "tasks": ("long classification",),
                     "corruptions": at_worst,
                 },
+                # Whether a lead in questions outlasts what changed classification.
+                {
+                    **one_level,
+                    "seeds": (2,),
+                    "models": with_triples,
+                    "tasks": ("long questions",),
+                    "corruptions": at_worst,
+                },
+                {
+                    **one_level,
+                    "seeds": (2,),
+                    "models": with_triples,
+                    "tasks": ("questions",),
+                    "corruptions": ("MNR50", "MNR100", "TMR100", "TNR100"),
+                    "training": "MNR50",
+                },
                 # As where a whole data set is spoilt, what is learned from too.
                 *(
                     {
@@ -131,7 +148,8 @@ def _tiny(grid: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     grid.models = {name: grid.models[name] for name in ("k3m", "bert_pkg")}
     grid.seeds = (0,)
     grid.data = {"tiny": {"products": 60}}
-    del grid.tasks["long classification"]
+    for long in [task for task in grid.tasks if task.startswith("long ")]:
+        del grid.tasks[long]
     grid.parts = (
         {"corruptions": ("TMR50", "TMR100")},
         {"models": ("k3m",), "tasks": ("classification",), "training": "MNR50"},
