@@ -111,7 +111,7 @@ def test_regions_are_of_first_pictures_alone():
         raise AssertionError(path)
 
     lines = [(1, Pair("train", "a", "b", 1, "", "a.jpg", "b.jpg"))]
-    items = {"a": Item("train", "a.jpg"), "b": Item("train", "b.jpg")}
+    items = {i: Item("train", f"{i}.jpg", "p", "", "") for i in "ab"}
     assert len(align_pairs.keep(lines, items, none).pairs) == 1
 
 
@@ -127,3 +127,57 @@ def test_held_out_products_alone_take_the_codebook_of_others(shards, catalogue, 
     assert np.array_equal(held_out.codebook.centres, shards.codebook.centres)
     with pytest.raises(UserError, match="--codebook"):  # of patches of another size
         build(dataclasses.replace(given, patch_size=4, overwrite=True))
+
+
+def folded(match_anew):
+    """Pairs of 60 products in 6 categories of two catalogues, kept where a third is held out."""
+    rng = np.random.default_rng(0)
+    held_out = set(rng.permutation(60)[:20].tolist())
+    items = {
+        f"{p}-{i}": Item(
+            "test" if p in held_out else "train", f"{p}-{i}.jpg", f"{p}", f"{p % 6}", "ab"[p % 2]
+        )
+        for p in range(60)
+        for i in range(4)
+    }
+    lines = []
+    for _ in range(600):
+        p = int(rng.integers(60))
+        a, b = (f"{p}-{i}" for i in rng.choice(4, 2, replace=False))
+        lines.append(Pair("", a, b, 1, "same product", "", ""))
+        q = (p + int(rng.choice([2, 4, 6, 12]))) % 60  # of the same catalogue, all but two anew
+        kind = "same category" if (p - q) % 6 == 0 else "random"
+        lines.append(Pair("", a, f"{q}-{rng.integers(4)}", 0, kind, "", "view.jpg"))
+    lines = list(enumerate(lines, 1))
+    return items, align_pairs.keep(lines, items, lambda path: b"jpeg", match_anew)
+
+
+def test_what_folds_hold_out_has_negative_pairs_in_about_the_share_of_all():
+    (_, parted), (_, kept) = folded(False), folded(True)
+    shares = [
+        np.mean([pair.label for pair in each.pairs if pair.split == "test"])
+        for each in (parted, kept)
+    ]
+    assert shares[0] > 0.7
+    assert 0.5 <= shares[1] < 0.55  # some halves find none
+    assert kept.mended["negative_pair_matched_anew"] == len(kept.pairs) - len(parted.pairs)
+    assert kept.rejects == parted.rejects
+
+
+def test_pairs_matched_anew_are_of_their_kind():
+    items, kept = folded(True)
+    assert {pair.kind for pair in kept.pairs} == {"same product", "same category", "random"}
+    for pair in kept.pairs:
+        a, b = items[pair.a], items[pair.b]
+        assert a.split == b.split == pair.split
+        assert (a.product == b.product) == pair.label
+        assert (a.category == b.category) == (pair.kind != "random")
+        assert a.source == b.source
+        assert pair.b_image == ("" if pair.label else "view.jpg")  # goes with its half
+
+
+def test_halves_of_one_product_are_not_matched():
+    items = {i: Item(s, "", p, "", "") for i, s, p in (("a", "train", "p"), ("b", "test", "q"))}
+    lines = [(1, Pair("", "a", "b", 0, "", "", "")), (2, Pair("", "b", "a", 0, "", "", ""))]
+    kept = align_pairs.keep(lines, items, lambda path: b"", match_anew=True)
+    assert (kept.pairs, len(kept.rejects)) == ([], 2)

@@ -6,10 +6,11 @@ the pair was found) and `a_image`, `b_image`: the pictures that the two are show
 products.jsonl. A picture that is not the item's first is a *view*, and is kept with the pairs.
 """
 
+import collections
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,9 @@ class Item(NamedTuple):
 
     split: str
     picture: str  # path
+    product: str
+    category: str
+    source: str
 
 
 Line = tuple[int, Pair | RejectedRecord]  # its number and what it says
@@ -75,6 +79,7 @@ class Kept(NamedTuple):
     pairs: list[Pair]
     views: dict[str, bytes]  # by path
     rejects: list[Reject]
+    mended: collections.Counter[str]  # pairs that were put right, by kind
 
     def write(self, folder: epath.Path) -> None:
         """Writes pairs and views beside the shards; nothing where there are none."""
@@ -94,7 +99,10 @@ class Kept(NamedTuple):
 
 
 def keep(
-    lines: Iterable[Line], items: Mapping[str, Item], read_view: Callable[[str], bytes]
+    lines: Sequence[Line],
+    items: Mapping[str, Item],
+    read_view: Callable[[str], bytes],
+    match_anew: bool = False,
 ) -> Kept:
     """The pairs of items that are stored, both in the pair's split; the others are set aside.
 
@@ -103,9 +111,11 @@ def keep(
       items: those that were stored, by id.
       read_view: the picture at a path as it is stored, b"" where there is none; raises
         RejectedRecord.
+      match_anew: whether negative pairs that are split apart leave others in their place.
     """
-    kept = Kept([], {}, [])
-    for number, pair in lines:
+    kept, given = Kept([], {}, [], collections.Counter()), len(lines)
+    anew = _matched_anew(lines, items) if match_anew else []
+    for place, (number, pair) in enumerate([*lines, *anew]):
         try:
             if isinstance(pair, RejectedRecord):
                 raise pair
@@ -114,9 +124,46 @@ def keep(
                 if path and path not in kept.views:
                     kept.views[path] = _seen(path, read_view)
             kept.pairs.append(pair)
+            if place >= given:
+                kept.mended["negative_pair_matched_anew"] += 1
         except RejectedRecord as rejected:
             kept.rejects.append(Reject(PAIRS, number, rejected.reason, rejected.detail))
     return kept
+
+
+def _matched_anew(lines: Iterable[Line], items: Mapping[str, Item]) -> list[Line]:
+    """Negative pairs of one split, made of the halves of those that are split apart.
+
+    Splits never part a product, so that folds keep every positive pair, but a negative one of two
+    products by chance alone: a fifth that is held out would have a fifth of the positive pairs and
+    a twenty-fifth of the negative ones. So the first half of a parted pair meets the second half
+    of another: of its split and kind, of its category where the halves of both pairs shared one,
+    else of another category, and always of another product. Some halves find none.
+    """
+    firsts, seconds = collections.defaultdict(list), collections.defaultdict(list)
+    for number, pair in lines:
+        if isinstance(pair, RejectedRecord) or pair.label or not {pair.a, pair.b} <= items.keys():
+            continue
+        a, b = items[pair.a], items[pair.b]
+        if a.split != b.split:
+            alike = a.category if a.category == b.category else None
+            kind = (pair.kind, alike, a.source, b.source)
+            firsts[a.split, kind].append((number, pair))
+            seconds[b.split, kind].append(pair)
+    found = []
+    for key, halves in firsts.items():
+        _, (_, alike, *_) = key
+        left = seconds[key]
+        for number, first in halves:
+            a = items[first.a]
+            for i in reversed(range(len(left))):
+                b = items[left[i].b]
+                if a.product != b.product and (alike is not None or a.category != b.category):
+                    second = left.pop(i)
+                    pair = dataclasses.replace(first, b=second.b, b_image=second.b_image)
+                    found.append((number, pair))
+                    break
+    return found
 
 
 def stored_pairs(folder: epath.Path) -> list[Pair]:

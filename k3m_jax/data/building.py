@@ -101,7 +101,7 @@ class Build(abc.ABC):
             codebook.save(folder / shards.CODEBOOK)
         table = {p: dict(sorted(values.items())) for p, values in sorted(tally.values.items())}
         (folder / shards.VALUES).write_text(json.dumps(table, ensure_ascii=False))
-        paired = align_pairs.keep(self._pairs, tally.paired, self._view)
+        paired = align_pairs.keep(self._pairs, tally.paired, self._view, bool(a.folds))
         paired.write(folder)
         rejects = sorted(
             self.survey.rejects + tally.rejects + paired.rejects, key=lambda r: (r.file, r.line)
@@ -121,7 +121,7 @@ class Build(abc.ABC):
             **self.sizes,
             products={split: tally.products[split] for split in self.splits},
             missing=dict(tally.missing),
-            mended=dict(sorted(tally.mended.items())),
+            mended=dict(sorted((tally.mended + paired.mended).items())),
             rejects=dict(collections.Counter(r.reason for r in rejects).most_common()),
             fingerprint=f"{tally.fingerprint:064x}",
             version=_version(),

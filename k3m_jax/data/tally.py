@@ -56,7 +56,8 @@ class Tally:
         )
         self.mended.update(outcome.notes)
         if record["id"] in self._in_pairs:
-            self.paired[record["id"]] = Item(outcome.split, outcome.picture)
+            told = (record[key] for key in ("product", "category", "source"))
+            self.paired[record["id"]] = Item(outcome.split, outcome.picture, *told)
         for property_, value in zip(record["properties"], record["values"], strict=True):
             self.values[property_][value] += train
         if self._count_titles and train:
