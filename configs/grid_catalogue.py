@@ -106,11 +106,12 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
                     "tasks": ("long classification",),
                     "corruptions": at_worst,
                 },
-                # Whether a lead in questions outlasts what changed classification.
+                # Whether a lead in questions outlasts what changed classification: beside the best
+                # that sees pictures and the best that does not.
                 {
                     **one_level,
                     "seeds": (2,),
-                    "models": with_triples,
+                    "models": ("k3m", "vlbert_pkg", "bert_pkg"),
                     "tasks": ("long questions",),
                     "corruptions": at_worst,
                 },
