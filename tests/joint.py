@@ -2,8 +2,8 @@
 
     python -m tests.joint TASK HOST:PORT PROCESSES PROCESS MESH STEPS WORKDIR [TIMEOUT]
 
-TASK is look or run, MESH is data,fsdp,tensor. The leading process leaves in WORKDIR/found.npz what
-the task returned.
+TASK is look, run or stop, MESH is data,fsdp,tensor. The leading process leaves in WORKDIR/found.npz
+what the task returned.
 
 `run` takes one device of each process in turn, so that the rows of a process with several lie apart
 in the batch, as they do on a torus.
@@ -13,12 +13,16 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import os
 import pathlib
+import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from k3m_jax.data.pipeline import TrainBatches, train_batches
 from k3m_jax.model.network import Network
@@ -28,11 +32,13 @@ from k3m_jax.parallel.shardings import place_batch, replicated
 from k3m_jax.settings import Distributed, Encoder, Interactor, Mesh, Settings, Training
 from k3m_jax.training.checkpoints import Checkpoints, Meta
 from k3m_jax.training.compilation import Program
+from k3m_jax.training.preemption import watch_signals
 from tests.products import inputs, memory_shards, products, settings_for
 from tests.tiny import TINY
 
 FOUND = "found.npz"
 BEGUN = "begun"  # is there when a step of `look` is done
+ASKED = 200  # steps of `stop`
 
 
 @functools.cache
@@ -139,13 +145,30 @@ def run(mesh: Mesh, steps: int, workdir: pathlib.Path) -> dict[str, np.ndarray]:
     }
 
 
+def stop(mesh: Mesh, steps: int, workdir: pathlib.Path) -> dict[str, np.ndarray]:
+    """The step at which each process has `stopped`, of a run that goes on from step `steps`.
+
+    One process is told before any has asked, as while they restore a checkpoint. Where nothing
+    stops them it is the last of `ASKED` steps.
+    """
+    with watch_signals() as preemption:
+        if jax.process_index() == jax.process_count() - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(3)  # jax looks for signals once a second
+        for step in range(steps, steps + ASKED):
+            if preemption.reached(step):
+                break
+            time.sleep(0.1)
+    return {"stopped": multihost_utils.process_allgather(np.array(step))}
+
+
 def main() -> None:
     task, address, processes, process, mesh, steps, workdir, *timeout = sys.argv[1:]
     timeout = int(timeout[0]) if timeout else Distributed.timeout
     with distributed.joined(Distributed(address, int(processes), int(process), timeout)):
         workdir = pathlib.Path(workdir)
         sizes = Mesh(*map(int, mesh.split(",")))
-        found = {"look": look, "run": run}[task](sizes, int(steps), workdir)
+        found = {"look": look, "run": run, "stop": stop}[task](sizes, int(steps), workdir)
         if distributed.leads():
             np.savez(workdir / FOUND, **found)
 

@@ -76,6 +76,11 @@ def assert_as_one(several, one):
     np.testing.assert_allclose(several["ended"], one["ended"], **ROUNDING)
 
 
+def test_told_before_they_go_on_they_stop_at_the_same_step(jointly, tmp_path):
+    stopped = jointly(2, 1, (2, 1, 1), 500, tmp_path, task="stop")["stopped"]
+    assert stopped[0] == stopped[1] < 500 + joint.ASKED - 1
+
+
 def disturbed(workdir, cache, number):
     """Sends a signal to the second of two processes that look; the codes, within the time."""
     processes = together(

@@ -20,6 +20,7 @@ class Preemption:
 
     def __init__(self):
         self._told, self._several = False, jax.process_count() > 1
+        self._first: int | None = None  # step that was asked about
         self.numbers = (signal.SIGINT,) if self._several else (signal.SIGTERM, signal.SIGINT)
 
     def reached(self, step: int) -> bool:
@@ -28,10 +29,17 @@ class Preemption:
         One process stops after the step that it is in when it is told. Of several, one that is
         told is enough, and all stop after the same step: jax's preemption service finds one that
         none of them has passed.
+
+        Args:
+          step: the first that is asked about is the same in all processes.
         """
-        if self._several:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._told
+        if not self._several:
+            return self._told
+        if self._first is None:
+            self._first = step
+        # The service takes a process that has not asked yet to be at 0: where one is told so early,
+        # all stop at 1, which must be the first that they ask about, wherever the run goes on from.
+        return multihost_utils.reached_preemption_sync_point(step - self._first + 1)
 
     def tell(self) -> None:
         """The run stops after the step that it is in."""
