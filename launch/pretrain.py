@@ -42,7 +42,7 @@ def train(settings: Settings) -> int | None:
     """Runs these settings in --workdir and tells what came of it; the exit code."""
     workdir = epath.Path(WORKDIR.value)
     debugging.apply(settings.debug)
-    with distributed.joined(settings.distributed):
+    with distributed.joined(settings.distributed, saves=True):
         finished = run(settings, workdir)
         leads = distributed.leads()
     if leads and finished:

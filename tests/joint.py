@@ -165,7 +165,8 @@ def stop(mesh: Mesh, steps: int, workdir: pathlib.Path) -> dict[str, np.ndarray]
 def main() -> None:
     task, address, processes, process, mesh, steps, workdir, *timeout = sys.argv[1:]
     timeout = int(timeout[0]) if timeout else Distributed.timeout
-    with distributed.joined(Distributed(address, int(processes), int(process), timeout)):
+    settings = Distributed(address, int(processes), int(process), timeout)
+    with distributed.joined(settings, saves=task == "stop"):
         workdir = pathlib.Path(workdir)
         sizes = Mesh(*map(int, mesh.split(",")))
         found = {"look": look, "run": run, "stop": stop}[task](sizes, int(steps), workdir)

@@ -105,8 +105,10 @@ def test_where_one_hangs_all_end_in_time(tmp_path, cache):
 
 
 @pytest.mark.slow
-def test_where_one_is_killed_all_end(tmp_path, cache):
-    assert 0 not in disturbed(tmp_path, cache, signal.SIGKILL)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_where_one_is_killed_all_end(tmp_path, cache, number):
+    """By SIGTERM too, of what has nothing to save."""
+    assert 0 not in disturbed(tmp_path, cache, number)
     for i in range(2):
         assert_told(tmp_path / f"log.{i}", rf"process {i} of 2 died at step \d+")
 

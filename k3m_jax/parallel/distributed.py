@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -20,12 +21,17 @@ _witness: Witness | None = None  # of this process; a process is part of one run
 
 
 @contextlib.contextmanager
-def joined(distributed: settings.Distributed) -> Iterator[None]:
+def joined(distributed: settings.Distributed, *, saves: bool = False) -> Iterator[None]:
     """Around all that a process does in a run; to be entered before jax touches a device.
 
     Where the settings or the cluster name several processes, this waits for all of them. Whatever
     then ends one of them, or holds it up for longer than `distributed.timeout`, ends them all, each
     with an error that names the place (`at`) where it stood.
+
+    Args:
+      distributed: the settings.
+      saves: what runs asks `training.preemption` whether to stop, so SIGTERM is left to jax, which
+        notes it; else it ends a process of several as it ends one alone.
 
     Raises:
       UserError: the settings do not fit the cluster, or jax can't start the processes.
@@ -45,6 +51,8 @@ def joined(distributed: settings.Distributed) -> Iterator[None]:
     if not several:
         yield
         return
+    if not saves:  # jax has put a handler of its own there, which only notes it
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     witness.name = f"process {jax.process_index()} of {jax.process_count()}"
     _witness = witness
     at("the preparation of the run")
