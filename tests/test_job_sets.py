@@ -147,6 +147,10 @@ def test_job_sets_are_valid_and_end_or_restart_by_the_exit_code(name, values):
     assert (final["action"], final["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
     volumes = {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+    # A container's own is 64 MB, of which workers that hand over larger batches die.
+    assert {"name": "shared-memory", "mountPath": "/dev/shm"} in container["volumeMounts"]
+    memory = {"name": "shared-memory", "emptyDir": {"medium": "Memory"}}
+    assert memory in spec["template"]["spec"]["volumes"]
     assert {"name": "JAX_COMPILATION_CACHE_DIR", "value": "gs://bucket/compiled"} in container[
         "env"
     ]
