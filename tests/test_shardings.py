@@ -107,7 +107,7 @@ def test_blocks_of_a_process_go_where_they_belong(monkeypatch):
 
 
 def test_a_batch_that_can_not_be_cut_names_the_keys():
-    with pytest.raises(UserError, match=r"6 rows .* 4 equal blocks.*training\.batch"):
+    with pytest.raises(UserError, match=r"6 rows .* 4 equal blocks: change evaluation\.batch"):
         place_batch(make_mesh(MESH), {"x": np.arange(6)})
 
 

@@ -222,3 +222,20 @@ def test_a_batch_that_does_not_fit_the_mesh_names_the_keys():
         match=r"training\.batch 32 .* mesh\.data x mesh\.fsdp 8 x training\.accumulation 2",
     ):
         Program(Network(tiny_settings(training=training)), make_mesh(Mesh()))
+
+
+@pytest.mark.parametrize(
+    ("batch", "blocks", "message"),
+    [
+        (20, 1, r"evaluation\.batch 20 is not a multiple of 8, .* mesh\.data x mesh\.fsdp 8"),
+        (24, 4, r"evaluation\.batch 24 is not a multiple of 16, .* objectives\.group 4 x 4"),
+    ],
+)
+def test_a_batch_of_the_evaluation_that_does_not_fit_is_told_at_once(
+    monkeypatch, batch, blocks, message
+):
+    """Of one process, and of several that read so many blocks of it."""
+    monkeypatch.setattr("k3m_jax.training.compilation.process_blocks", lambda mesh: ((0,), blocks))
+    settings = tiny_settings(evaluation=dataclasses.replace(TINY.evaluation, batch=batch))
+    with pytest.raises(UserError, match=message):
+        Program(Network(settings), make_mesh(Mesh()))

@@ -100,10 +100,10 @@ def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Ar
     blocks, count = process_blocks(mesh)
     block_rows = len(next(iter(batch.values()))) // len(blocks)
     rows = block_rows * count
-    if rows % shards:
+    if rows % shards:  # of a run's own batches its program has said so before
         raise UserError(
             f"a batch of {rows} rows can't be cut into {shards} equal blocks: change "
-            "training.batch or evaluation.batch, or mesh.data x mesh.fsdp"
+            "evaluation.batch, or mesh.data x mesh.fsdp"
         )
     first = {block: place * block_rows for place, block in enumerate(blocks)}
 

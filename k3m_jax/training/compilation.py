@@ -1,6 +1,7 @@
 """The jitted, sharded program of a run: initialisation and step on one mesh."""
 
 import functools
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +14,7 @@ from k3m_jax.data.batch import batch_spec
 from k3m_jax.model.network import Network
 from k3m_jax.model.weights_file import flat, nested
 from k3m_jax.parallel import shardings
-from k3m_jax.parallel.mesh import data_shards
+from k3m_jax.parallel.mesh import data_shards, process_blocks
 from k3m_jax.settings import UserError
 from k3m_jax.training.optimizer import mark_imported
 from k3m_jax.training.state import State, init_state
@@ -30,8 +31,8 @@ class Program:
     """
 
     def __init__(self, network: Network, mesh: Mesh):
-        """Raises UserError where the batch or a parameter does not fit the mesh."""
-        _check_batch(network, mesh)
+        """Raises UserError where a batch or a parameter does not fit the mesh."""
+        _check_batches(network, mesh)
         self.network, self.mesh = network, mesh
         everywhere = shardings.replicated(mesh)
         # Jitted and in the mesh here too, so that what is traced for the shapes serves `_init`.
@@ -103,11 +104,20 @@ class Program:
             return self._step(seed, state, batch)
 
 
-def _check_batch(network: Network, mesh: Mesh) -> None:
-    training, group = network.settings.training, network.settings.objectives.group
+def _check_batches(network: Network, mesh: Mesh) -> None:
+    """Of an evaluation too: its first is hours away, and comes before that step's checkpoint."""
+    settings = network.settings
+    training, group, asked = settings.training, settings.objectives.group, settings.evaluation.batch
     shards = data_shards(mesh)
     if training.batch % (shards * training.accumulation * group):
         raise UserError(
             f"training.batch {training.batch} is not a multiple of mesh.data x mesh.fsdp {shards} "
             f"x training.accumulation {training.accumulation} x objectives.group {group}"
+        )
+    _, blocks = process_blocks(mesh)
+    if asked % (unit := math.lcm(shards, blocks * group)):
+        raise UserError(
+            f"evaluation.batch {asked} is not a multiple of {unit}, that is of mesh.data x "
+            f"mesh.fsdp {shards} and of objectives.group {group} x {blocks} blocks that processes "
+            "read"
         )
