@@ -1,7 +1,9 @@
+import contextlib
 import dataclasses
 import functools
 import os
 import signal
+import types
 
 import jax
 import numpy as np
@@ -10,10 +12,12 @@ from products import tokenizer
 from tiny import TINY, tiny_program
 
 from k3m_jax.data.batch import random_batch
+from k3m_jax.settings import UserError
 from k3m_jax.training.checkpoints import Checkpoints, Meta
 from k3m_jax.training.loop import train
 from k3m_jax.training.metrics import METRICS, TIMING, read_metrics
 from k3m_jax.training.preemption import watch_signals
+from k3m_jax.training.reporting import REFUSALS, Reporter
 
 # Another mesh adds up in another order (see test_step.py).
 ACROSS_MESHES = {"rtol": 2e-3, "atol": 1e-5}
@@ -140,21 +144,49 @@ def test_another_mesh_goes_on_alike(whole, tmp_path):
                 np.testing.assert_allclose(line[key], expected[key], **ACROSS_MESHES)
 
 
-def test_a_refused_step_is_told(tmp_path, capsys):
+def run_with_refused(folder, *steps):
+    """Trains in `folder`; the batches of `steps`, from 1 on, are such that they are refused."""
+
     class Broken(Batches):
         def __next__(self):
             batch = super().__next__()
-            if self._step == 2:
+            if self._step in steps:
                 batch["class_probs"][:] = np.inf
             return batch
 
-    program = tiny_program()
-    checkpoints = Checkpoints(tmp_path, Meta.of(TINY, ["p"], "w"), keep=1)
-    assert train(program, checkpoints, Broken, evaluate, tmp_path, tokenizer())
-    checkpoints.close()
+    checkpoints = Checkpoints(folder, Meta.of(TINY, ["p"], "w"), keep=1)
+    with contextlib.closing(checkpoints):
+        return train(tiny_program(), checkpoints, Broken, evaluate, folder, tokenizer())
+
+
+def test_a_refused_step_is_told(tmp_path, capsys):
+    assert run_with_refused(tmp_path, 2)
     skipped = [x["train/skipped"] for x in read_metrics(tmp_path / METRICS) if "train/skipped" in x]
     assert skipped == [0, *[1] * 9]
     assert "step 2: loss" in capsys.readouterr().err
+
+
+def test_steps_refused_in_a_row_end_the_run_and_what_is_saved_stays(monkeypatch, tmp_path):
+    monkeypatch.setattr("k3m_jax.training.reporting.REFUSALS", 3)
+    with pytest.raises(UserError, match=r"3 steps in a row, up to step 8, .* debug\.nans=True"):
+        run_with_refused(tmp_path, 1, 2, 4, 6, 7, 8)
+    assert last_state(tmp_path).step == 5
+    assert read_metrics(tmp_path / METRICS)[-1]["train/skipped"] == 6
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_every_process_ends_after_so_many_refused_steps(monkeypatch, tmp_path, leads):
+    monkeypatch.setattr("k3m_jax.parallel.distributed.leads", lambda: leads)
+    numbers = {"loss": np.nan, "gradient_norm": np.nan}
+    state = types.SimpleNamespace(step=0, skipped=0)
+    with contextlib.closing(Reporter(tiny_program(), tmp_path, state)) as report:
+        for step in range(1, REFUSALS):
+            report.dispatched(step, {**numbers, "skipped": step})
+        report.dispatched(REFUSALS, {**numbers, "skipped": REFUSALS - 1})  # one that is not refused
+        for step in range(REFUSALS + 1, 2 * REFUSALS + 1):
+            report.dispatched(step, {**numbers, "skipped": step - 1})
+        with pytest.raises(UserError, match=f"in a row, up to step {2 * REFUSALS}"):
+            report.pause()
 
 
 def test_the_profiler_window_is_written(tmp_path):

@@ -57,7 +57,7 @@ def train(
       False where the run was told to stop before the last step; its state is saved.
 
     Raises:
-      UserError: what `starting.first_state` raises.
+      UserError: what `starting.first_state` and `reporting.Reporter` raise.
     """
     training = program.network.settings.training
     with contextlib.ExitStack() as stack:

@@ -8,15 +8,20 @@ import tqdm
 from etils import epath
 
 from k3m_jax.parallel import distributed
+from k3m_jax.settings import UserError
 from k3m_jax.training.compilation import Program
 from k3m_jax.training.metrics import MetricWriter
 from k3m_jax.training.state import State
 from k3m_jax.training.step import Metrics
 from k3m_jax.training.throughput import Stopwatch
 
+REFUSALS = 100  # in a row, after which nothing says that the run will learn again
+
 
 class Reporter:
     """Reads each step's metrics once the next step is dispatched, so that no device waits for it.
+
+    Raises UserError, in all processes alike, where it reads of `REFUSALS` refused steps in a row.
 
     Attributes:
       stopwatch: times the steps.
@@ -26,6 +31,7 @@ class Reporter:
         """`state` is what the run starts from."""
         self._training = program.network.settings.training
         step, self._skipped = int(state.step), int(state.skipped)
+        self._in_a_row = 0  # steps refused, up to the last one read
         self.stopwatch = Stopwatch(program.network.settings, list(program.mesh.devices.flat))
         # Metrics are the same in all processes; one of them writes.
         self._writer = MetricWriter(workdir, step) if distributed.leads() else None
@@ -75,14 +81,21 @@ class Reporter:
         distributed.at(f"step {step}")
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self.stopwatch.lap()
+        refused = values["skipped"] > self._skipped
+        self._skipped = int(values["skipped"])
+        self._in_a_row = self._in_a_row + 1 if refused else 0
         if self._writer:
-            self._write(step, values)
+            self._write(step, values, refused)
+        if self._in_a_row == REFUSALS:
+            raise UserError(
+                f"{REFUSALS} steps in a row, up to step {step}, were refused, since their loss or "
+                "its gradient is not finite: debug.nans=True shows where the first NaN is made"
+            )
 
-    def _write(self, step: int, values: dict[str, float]) -> None:
+    def _write(self, step: int, values: dict[str, float], refused: bool) -> None:
         self._bar.update()
         self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
-        if values["skipped"] > self._skipped:
-            self._skipped = int(values["skipped"])
+        if refused:
             self._bar.write(
                 f"step {step}: loss {values['loss']} or its gradient {values['gradient_norm']} is "
                 f"not finite; refused, {self._skipped} so far",
