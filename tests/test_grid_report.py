@@ -71,6 +71,10 @@ def written(tmp_path_factory):
     return folder
 
 
+def compared(lines, task="classification"):
+    return comparisons.comparison(Measured(Scores(lines), DATA, task, "accuracy"))
+
+
 def rows(table):
     return {row.name: row.cells for row in table.rows}
 
@@ -123,6 +127,24 @@ def test_cells_as_text(scores):
     assert told["K3M"] == [("92.0 ± 2.0", ""), ("65.0 ± 7.1", "n=2")]
     assert told[LEAD] == [("+8.0 ± 2.0", ""), ("−5.0", "n=1")]
     assert told["majority"] == [("14.0", "9.0–19.0")] * 2
+
+
+def test_sets_that_differ_by_seed_are_told_one_by_one():
+    """A model that lacks a seed, or some items of one, makes up no set that never was."""
+    sets = {0: (1337, 47), 1: (308, 60), 2: (726, 50)}
+
+    def asked(model, *seeds, lacking=0):
+        for seed in seeds:
+            examples, products = sets[seed]
+            yield line(model, seed, 0.5, examples=examples - lacking, products=products)
+
+    ours, rival = asked("k3m", 2, 0, 1), asked("vilbert_pkg", 1, lacking=9)
+    note = compared([*rival, *ours, *asked("bert", 2)]).note
+    told = "1,337 / 308 / 726 examples of 47 / 60 / 50 products, seed by seed. The 95 %"
+    assert note.startswith(told)
+    elsewhere = [line("k3m", 0, 0.5, task="questions", examples=9999)]
+    note = compared([*asked("k3m", 1), *asked("bert", 1), *elsewhere]).note
+    assert note.startswith("308 examples of 60 products. The 95 %")
 
 
 def test_the_summary_leaves_open_what_is_missing(scores):

@@ -292,9 +292,12 @@ def _sampling(measured: Measured, places: Sequence[Place]) -> str:
     widths = [width for p in places for width in scores.interval_widths(p, measured.metric)]
     if not widths:
         return ""
-    examples, products = scores.asked(measured.data, measured.task)
+    asked = [*scores.asked(places).values()]
+    alike = len(set(asked)) == 1
+    counts = zip(*(asked[:1] if alike else asked), strict=True)
+    examples, products = (" / ".join(f"{count:,}" for count in by_seed) for by_seed in counts)
     return (
-        f"{examples:,} examples of {products:,} products. The 95 % interval of one model of one "
-        f"seed reaches ± {50 * statistics.median(widths):.1f} points (bootstrap over products, "
-        "median of the cells)."
+        f"{examples} examples of {products} products{'' if alike else ', seed by seed'}. The 95 % "
+        f"interval of one model of one seed reaches ± {50 * statistics.median(widths):.1f} points "
+        "(bootstrap over products, median of the cells)."
     )

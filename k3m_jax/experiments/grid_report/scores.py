@@ -115,15 +115,17 @@ class Scores:
         values = {seed: line[name] for seed, line in lines if line.get(name) is not None}
         return Score.over(values) if values else None
 
-    def asked(self, data: str, task: str) -> tuple[int, int]:
-        """The most examples, and products, that any score of a task is over."""
-        lines = [
-            line
-            for place, seeds in self._seeds.items()
-            if (place.data, place.task) == (data, task)
-            for line in seeds.values()
-        ]
-        return tuple(max(line.get(key) or 0 for line in lines) for key in ("examples", "products"))
+    def asked(self, places: Iterable[Place]) -> dict[int, tuple[int, int]]:
+        """By seed the examples and products that were asked about in some places.
+
+        Where products are cut into folds, sets differ by seed; of a seed the largest is told.
+        """
+        found: dict[int, tuple[int, int]] = {}
+        for place in places:
+            for seed, line in self._seeds.get(place, {}).items():
+                pair = (line.get("examples") or 0, line.get("products") or 0)
+                found[seed] = max(pair, found.get(seed, pair))
+        return dict(sorted(found.items()))
 
 
 def read_scores(path: pathlib.Path) -> Scores:
