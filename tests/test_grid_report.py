@@ -79,6 +79,10 @@ def rows(table):
     return {row.name: row.cells for row in table.rows}
 
 
+def texts(table):
+    return ((row.name, cells) for row, cells in table.cells())
+
+
 def numbers(row):
     return [cell and pytest.approx(cell.mean) for cell in row]
 
@@ -123,10 +127,22 @@ def test_a_comparison_has_models_differences_and_floors(scores):
 
 def test_cells_as_text(scores):
     table = comparisons.comparison(Measured(scores, DATA, "classification", "accuracy"))
-    told = {row.name: cells for row, cells in table.cells()}
+    told = dict(texts(table))
     assert told["K3M"] == [("92.0 ± 2.0", ""), ("65.0 ± 7.1", "n=2")]
     assert told[LEAD] == [("+8.0 ± 2.0", ""), ("−5.0", "n=1")]
     assert told["majority"] == [("14.0", "9.0–19.0")] * 2
+
+
+def test_a_difference_of_one_seed_says_so_where_all_are_of_one():
+    told = dict(texts(compared(line for line in LINES if line["seed"] == 0)))
+    assert told["K3M"] == [("90.0", "85.0–95.0"), ("60.0", "55.0–65.0")]
+    assert told[LEAD] == [("+10.0", "n=1"), ("−5.0", "n=1")]
+    clean = [line(model, 0, 0.5) for model in ("k3m", "majority")]
+    spoilt = [line(model, 0, 0.6, training="MNR50") for model in ("k3m", "majority")]
+    (table,) = comparisons.spoilt_training(Scores(clean + spoilt), DATA)
+    told = dict(texts(table))
+    assert told["K3M"][1] == ("+10.0", "n=1")
+    assert told["majority"][1] == ("+10.0", "")  # knows no chance
 
 
 def test_sets_that_differ_by_seed_are_told_one_by_one():
@@ -145,6 +161,21 @@ def test_sets_that_differ_by_seed_are_told_one_by_one():
     elsewhere = [line("k3m", 0, 0.5, task="questions", examples=9999)]
     note = compared([*asked("k3m", 1), *asked("bert", 1), *elsewhere]).note
     assert note.startswith("308 examples of 60 products. The 95 %")
+
+
+def test_baselines_that_were_not_measured_at_a_task_are_named():
+    """What is called the best baseline there is the best of the others."""
+    lines = [*LINES, *(line(m, 0, 0.5, task="long") for m in ("k3m", "vilbert_pkg", "lxmert_pkg"))]
+    lines.append(line("k3m_mean", 0, 0.5, task="of a variant"))
+    told = {task: compared(lines, task).note for task in ("long", "classification", "of a variant")}
+    assert told["long"].endswith("The best is of those measured here: not ViLBERT.")
+    assert "The best" not in told["classification"] + told["of a variant"]
+    note = comparisons.summary(Scores(lines), [DATA]).note
+    assert note.endswith(f"Not measured: ViLBERT at {DATA}: long.")
+    assert "Not measured" not in comparisons.summary(Scores(LINES), [DATA]).note
+    lines += [line(m, 0, 0.5, training="MNR50") for m in ("vilbert_pkg", "lxmert_pkg")]
+    (table,) = comparisons.spoilt_training(Scores(lines), DATA)
+    assert table.note.endswith("The best is of those measured here: not ViLBERT.")
 
 
 def test_the_summary_leaves_open_what_is_missing(scores):

@@ -44,6 +44,12 @@ class Measured(NamedTuple):
             if (place.data, place.task, place.training) == own and wanted(place.model)
         ]
 
+    def unmeasured(self) -> list[str]:
+        """Baselines that the results have elsewhere alone: no best here is a best of these."""
+        here = {place.model for place in self.places(naming.is_baseline)}
+        models = naming.models_in_order(place.model for place in self.scores.places)
+        return [m for m in models if naming.is_baseline(m) and m not in here]
+
     def score(self, model: str, corruption: str) -> Score | None:
         """None where there is none."""
         place = Place(self.data, self.task, model, self.training, corruption)
@@ -85,13 +91,13 @@ def comparison(measured: Measured) -> Table:
         f"{measured.task.capitalize()}, {measured.name} (%)",
         tuple(Column(naming.corruption_called(c)) for c in corruptions),
         _with_differences(measured.lines(measured.compared, corruptions), range(len(corruptions))),
-        _sampling(measured, places),
+        f"{_sampling(measured, places)} {_best_of(measured)}".strip(),
     )
 
 
 def summary(scores: Scores, data: Sequence[str]) -> Table:
     """What all levels and tasks say in short."""
-    rows = []
+    rows, lacking = [], {}
     for measured in (each for level in data for each in headlines(scores, level)):
         lines = measured.lines(naming.is_compared, ("", "TMR100", "TNR100"))
         if not lines:
@@ -101,6 +107,8 @@ def summary(scores: Scores, data: Sequence[str]) -> Table:
         leads += [lead_on_all(lines, column) for column in range(3)]
         gains = (knowledge_gain(lines, column) for column in (0, 2))
         name = f"{measured.data}: {measured.task}, {measured.name}"
+        if lacks := _names(measured.unmeasured()):
+            lacking.setdefault(f"{lacks} at {measured.data}", []).append(measured.task)
         rows.append(Row(name, (ours, *leads, *gains)))
     columns = (
         Column("K3M, 0 %"),
@@ -109,10 +117,14 @@ def summary(scores: Scores, data: Sequence[str]) -> Table:
         *(Column(f"+PKG − plain, {c}", "points") for c in ("0 %", "TNR100")),
     )
     note = (
-        "Differences in points, paired by seed. The best baseline, of those with +PKG that see "
-        "pictures as K3M does, or of all, text alone included, is chosen anew for each number, "
-        "which favours the baselines; +PKG − plain is the mean over those that see pictures."
+        "Differences in points, paired by seed. The best baseline of those measured at the task, "
+        "be it of those with +PKG that see pictures as K3M does or of all, text alone included, is "
+        "chosen anew for each number, which favours the baselines; +PKG − plain is the mean over "
+        "those that see pictures."
     )
+    if lacking:
+        told = (f"{models}: {', '.join(tasks)}" for models, tasks in lacking.items())
+        note += f" Not measured: {'; '.join(told)}."
     return Table("summary", "K3M, its lead, and what triples are worth", columns, (*rows,), note)
 
 
@@ -184,7 +196,8 @@ def _spoilt_training(clean: Measured, training: str) -> Table:
         f"{clean.task.capitalize()}, {clean.name} (%), fine-tuned on {training} items",
         tuple(columns),
         _with_differences(lines, range(0, len(columns), 2)),
-        "Gained: points more than after fine-tuning on items as they are, paired by seed.",
+        "Gained: points more than after fine-tuning on items as they are, paired by seed. "
+        f"{_best_of(spoilt)}".strip(),
     )
 
 
@@ -284,6 +297,17 @@ def _row(model: str, line: Line, best: frozenset[int] = frozenset()) -> Row:
 
 def _minus(a: Score | None, b: Score | None) -> Score | None:
     return a.minus(b) if a and b else None
+
+
+def _names(models: Sequence[str]) -> str:
+    return ", ".join(map(naming.called, models))
+
+
+def _best_of(measured: Measured) -> str:
+    """Which baselines no best is of, where K3M is held beside any."""
+    lacking = _names(measured.unmeasured())
+    compared = measured.places(naming.is_ours) and measured.places(naming.is_baseline)
+    return f"The best is of those measured here: not {lacking}." if lacking and compared else ""
 
 
 def _sampling(measured: Measured, places: Sequence[Place]) -> str:

@@ -113,7 +113,9 @@ def _shown(cell: Cell, unit: str, seeds: int) -> tuple[str, str]:
     text = _number(cell.mean, unit)
     if cell.spread is not None:
         text += f" ± {_number(cell.spread, 'share' if unit == 'points' else unit)}"
-    few = f"n={len(cell.seeds)}" if 0 < len(cell.seeds) < seeds else ""
+    # Behind a difference of one seed there is neither spread nor interval: it is always told.
+    least = max(seeds, 2) if seeds and unit == "points" else seeds
+    few = f"n={len(cell.seeds)}" if 0 < len(cell.seeds) < least else ""
     low_to_high = "–".join(_number(x, unit) for x in cell.interval) if cell.interval else ""
     return text, ", ".join(filter(None, (low_to_high, few)))
 

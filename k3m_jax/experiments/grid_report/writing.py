@@ -89,9 +89,10 @@ def as_json(scores: Scores, report: Section, told: str) -> dict[str, Any]:
 _READING = (
     "Numbers are per cent, mean ± standard deviation over seeds; where a cell has fewer seeds than "
     "others of its table, it says how many (n). A single seed has its 95 % interval over products "
-    "in the place of a spread. K3M's row stands out, and so does in each column the best baseline "
-    "that is given all that K3M is (+PKG, with pictures); – is not measured, or not defined. "
-    "Floors know no model: the majority, naive Bayes on the title's words, the nearest picture.",
+    "in the place of a spread; a difference of a single seed has neither, and says n=1. K3M's row "
+    "stands out, and so does in each column the best baseline that is given all that K3M is (+PKG, "
+    "with pictures); – is not measured, or not defined. Floors know no model: the majority, naive "
+    "Bayes on the title's words, the nearest picture.",
     "TMR, IMR, MMR: title, picture, one of both is missing. TNR, INR, TINR, MNR: title, picture, "
     "both, one or both are another product's. KMR, KNR: triples are missing, another product's. "
     "The number behind is how many per cent of the items are so.",
