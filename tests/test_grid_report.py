@@ -1,6 +1,7 @@
 """The report of a grid, from hand-made lines to what a person opens."""
 
 import html.parser
+import io
 import json
 import os
 import re
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from exported import write_run
+from matplotlib.figure import Figure as Canvas
+from matplotlib.text import Text
+from PIL import Image
 
 from k3m_jax.data.shards import open_shards
-from k3m_jax.experiments.grid_report import attention, comparisons, naming
+from k3m_jax.experiments.grid_report import attention, comparisons, figures, naming
 from k3m_jax.experiments.grid_report.comparisons import GAIN, LEAD, LEAD_ON_ALL, Measured
 from k3m_jax.experiments.grid_report.coverage import coverage
 from k3m_jax.experiments.grid_report.scores import Place, Score, Scores, read_scores
@@ -69,6 +73,19 @@ def written(tmp_path_factory):
     (folder / "results.jsonl").write_text(text + '{"data": "overl')
     write_report(folder, folder / "report", "test")
     return folder
+
+
+@pytest.fixture
+def canvases(monkeypatch):
+    """What is drawn while a test runs, by the path of its PNG."""
+    found, save = {}, Canvas.savefig
+
+    def kept(canvas, path, **settings):
+        found[str(path)] = canvas
+        save(canvas, path, **settings)
+
+    monkeypatch.setattr(Canvas, "savefig", kept)
+    return found
 
 
 def compared(lines, task="classification"):
@@ -324,6 +341,87 @@ def test_markdown_has_tables_and_figures_that_exist(written):
         png = (written / "report" / name).read_bytes()
         assert png.startswith(b"\x89PNG")
         assert (written / "report" / name).with_suffix(".svg").exists()
+    assert "\n\n\n" not in text
+
+
+def handles(canvas):
+    """Of a figure's legend, by their labels."""
+    (legend,) = canvas.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    return dict(zip(labels, legend.legend_handles, strict=True))
+
+
+def test_no_line_is_drawn_where_only_its_ends_were_measured(scores, canvases, tmp_path):
+    """Of TNR K3M was measured between them, too."""
+    figures.draw_course(Measured(scores, DATA, "classification", "accuracy"), tmp_path)
+    canvas = canvases[f"{tmp_path / 'overlap-20-classification-accuracy'}.png"]
+    (panel,) = canvas.axes
+    drawn = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    course, ends, other = drawn["K3M"], drawn["ViLBERT"].lines[0], drawn["LXMERT+PKG"].lines[0]
+    assert not course.is_dashed()
+    assert list(course.get_xdata()) == [0, 50, 100]
+    for each in (ends, other):
+        assert each.is_dashed()
+        assert each.get_linewidth() < 1 < course.get_linewidth()
+    # Side by side, so that none hides another.
+    assert ends.get_xdata() == pytest.approx([0, 100], abs=5)
+    assert abs(np.subtract(ends.get_xdata(), other.get_xdata())).min() > 1
+    assert len(panel.collections) == 1 + 2  # K3M's band, bars of ViLBERT and ViLBERT+PKG
+    caption = " ".join(canvas.legends[0].get_title().get_text().split())
+    assert caption == (
+        "Filled: reads the triples; hollow, dashed: does not. Bands and bars: one standard "
+        "deviation over seeds. Best floor: at each rate the best that needs no model. Thin dots "
+        "only join two rates, between which nothing was measured."
+    )
+
+
+def test_a_caption_tells_of_what_is_drawn_alone(canvases, tmp_path):
+    rates = ("", "TMR50", "TMR100")
+    lines = [line(model, 0, 0.5, c) for model in ("k3m_mean", "vilbert") for c in rates]
+    figures.draw_course(Measured(Scores(lines), DATA, "classification", "accuracy"), tmp_path)
+    canvas = next(iter(canvases.values()))
+    caption = "Filled: reads the triples; hollow, dashed: does not."
+    assert canvas.legends[0].get_title().get_text() == caption
+    filled = {k: h.get_markerfacecolor() != "none" for k, h in handles(canvas).items()}
+    assert filled == {"K3M, mean fusion": True, "ViLBERT": False}
+    floors = [line("majority", 0, 0.5, c) for c in rates]  # as long as no model is measured
+    assert figures.draw_course(
+        Measured(Scores(floors), DATA, "classification", "accuracy"), tmp_path
+    )
+    one_seed = comparisons.ablations(Scores([*LINES[:1], line("k3m_mean", 0, 0.5)]), DATA)[1]
+    assert figures.draw_ablations(one_seed, tmp_path).note.endswith("One seed: no spread.")
+
+
+def test_figures_can_be_read_in_a_column_of_text(canvases, tmp_path):
+    """Of 900 pixels, where a picture that is wider is shown smaller."""
+    models = [m for m in naming.MODELS if naming.is_compared(m)]
+    lines = [line(m, s, 0.5 + s / 9, c) for m in models for s in (0, 1) for c in ("", "TMR100")]
+    figures.draw_course(Measured(Scores(lines), DATA, "classification", "accuracy"), tmp_path)
+    draw_attention(tmp_path)
+    for canvas in canvases.values():
+        points = [text.get_fontsize() for text in canvas.findobj(Text) if text.get_text()]
+        assert min(points) / 72 * 900 / canvas.get_figwidth() > 10  # pixels
+        canvas.draw_without_rendering()
+        box = canvas.legends[0].get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= canvas.bbox.width
+
+
+def draw_attention(folder):
+    photo = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(photo, "JPEG")
+    weights = np.array([[0.7, 0.2, 0.1]])
+    seen = [attention.Seen("a thing", photo.getvalue(), ("a: b", "c: d", "e: f"), weights)] * 3
+    return attention.draw_attention(seen, folder / "attention", "Of a run.")
+
+
+def test_the_weights_of_triples_have_a_unit(canvases, tmp_path):
+    draw_attention(tmp_path)
+    canvas = canvases[f"{tmp_path / 'attention'}.png"]
+    shown = [axis for axis in canvas.axes if axis.axison and axis.get_xlabel()]
+    assert [axis.get_xlabel() for axis in shown] == ["weight (%)"] * 3
+    (alike,) = shown[0].lines
+    assert alike.get_xdata() == pytest.approx([100 / 3] * 2)
+    assert list(handles(canvas)) == ["where all triples would weigh the same"]
 
 
 def test_items_whose_attention_is_shown_are_of_several_products():
@@ -431,8 +529,6 @@ def chromium():
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "dark"), [(1400, False), (500, True)])
 def test_a_browser_shows_the_page(written, tmp_path, width, dark):
-    from PIL import Image
-
     shot = tmp_path / "page.png"
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     flags += [f"--window-size={width},1500", f"--screenshot={shot}", f"--user-data-dir={tmp_path}"]

@@ -96,22 +96,25 @@ def draw_attention(seen: Sequence[Seen], path: pathlib.Path, told: str) -> Figur
     """
     with matplotlib.rc_context({**STYLE, "font.family": ["DejaVu Sans", *fonts()]}):
         rows = -(-len(seen) // 2)
-        canvas = Canvas(figsize=(13, 3.4 * rows), layout="constrained")
+        canvas = Canvas(figsize=(9.5, 2.7 * rows + 0.3), layout="constrained")
         axes = canvas.subplots(rows, 4, squeeze=False, width_ratios=(1, 1.2) * 2).reshape(-1, 2)
         for (photo, bars), each in zip(axes, seen, strict=False):
             photo.imshow(pictures.decode(each.picture))
-            photo.set_title("\n".join(textwrap.wrap(each.title, 36)[:3]), fontsize=9, loc="left")
+            photo.set_title("\n".join(textwrap.wrap(each.title, 22)[:4]), fontsize=8, loc="left")
             _draw_bars(bars, each)
         for axis in [*axes[:, 0], *axes[len(seen) :, 1]]:
             axis.set_axis_off()
+        (alike,) = axes[0, 1].lines
+        place = {"loc": "outside lower center", "frameon": False, "fontsize": 9}
+        canvas.legend([alike], ["where all triples would weigh the same"], **place)
         path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")  # an emoji in a title
-            canvas.savefig(f"{path}.png", dpi=100)
+            canvas.savefig(f"{path}.png", dpi=140)
     heads = len(seen[0].weights)
     note = (
-        f"{told} Weights of the aggregation over an item's triples (per cent, mean over {heads} "
-        f"head{'s' * (heads > 1)}); the dotted line is where all would weigh the same."
+        f"{told} Weights of the aggregation over an item's triples, mean over {heads} "
+        f"head{'s' * (heads > 1)}."
     )
     return Figure(path, "What the structure aggregation looks at", note)
 
@@ -120,10 +123,11 @@ def _draw_bars(axis: Axes, seen: Seen) -> None:
     weights = 100 * seen.weights.mean(0)
     order = np.argsort(weights)
     axis.barh(range(len(order)), weights[order], color="#0072B2", height=0.7)
-    labels = [textwrap.shorten(seen.triples[i], 40, placeholder="…") for i in order]
+    labels = [textwrap.shorten(seen.triples[i], 32, placeholder="…") for i in order]
     axis.set_yticks(range(len(order)), labels, fontsize=8)
     axis.axvline(100 / len(order), color=INK, linestyle=":", linewidth=1)
     axis.tick_params(axis="x", labelsize=8)
+    axis.set_xlabel("weight (%)", fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
 
 

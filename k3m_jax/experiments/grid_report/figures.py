@@ -5,6 +5,7 @@ Text and K3M's lines are drawn in `INK`, which a page may replace by its own col
 
 import itertools
 import pathlib
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,10 @@ INK, GREY = "#15191e", "#7a828c"
 COLOURS = {"bert": "#E69F00", "vilbert": "#0072B2", "vlbert": "#009E73", "lxmert": "#D55E00"}
 SPARE = ("#CC79A7", "#56B4E9", "#8C6D31")
 MARKS = {"bert": "v", "vilbert": "s", "vlbert": "D", "lxmert": "^"}
-COLUMNS = 3
+# Of a line of two ends: it joins what belongs together, and claims nothing of what lies between.
+ENDS = {"linestyle": (0, (1, 3)), "linewidth": 0.8, "elinewidth": 1.2, "capsize": 0}
+ASIDE = 0.022  # of the highest rate: between one model's ends and those of the next
+WIDTH, COLUMNS = 8, 3  # inches of a figure, whose letters are to be read in a column of text too
 FLOOR = "best floor"
 STYLE = {
     "text.color": INK,
@@ -52,26 +56,28 @@ def draw_course(measured: Measured, folder: pathlib.Path) -> Figure | None:
     styles = _styles(models)
     rows = -(-len(rates) // COLUMNS)
     with matplotlib.rc_context(STYLE):
-        canvas = Canvas(figsize=(10.5, 2.6 * rows + 0.9), layout="constrained")
+        canvas = Canvas(figsize=(WIDTH, 2.1 * rows + 1.2), layout="constrained")
         axes = _panels(canvas, rows, COLUMNS, len(rates), sharey=True)
+        drawn = []
         for axis, (setting, varied) in zip(axes, rates.items(), strict=True):
-            for model in reversed(models):  # K3M on top
+            for i, model in reversed([*enumerate(models)]):  # K3M on top
                 line = _line(measured, model, setting, varied)
-                _draw_line(axis, line, naming.called(model), styles[model])
+                aside = ASIDE * varied[-1] * (i - (len(models) - 1) / 2)
+                _draw_line(axis, line, naming.called(model), styles[model], aside)
+                drawn.append(line)
             _draw_floor(axis, [_line(measured, floor, setting, varied) for floor in floors])
             _dress(axis, setting)
             axis.set_xticks(varied)
-        # Not the canvas' own label, which the legend would cover.
-        axes[(rows - 1) * COLUMNS].set_xlabel(f"{measured.task}: items that are spoilt (%)")
-        canvas.supylabel(f"{measured.name} (%)", fontsize=10)
-        _legend(canvas, [*map(naming.called, models), FLOOR])
+        for axis in axes[-COLUMNS:]:  # not the canvas' own label, which the legend would cover
+            axis.set_xlabel("items that are spoilt (%)")
+        canvas.supylabel(f"{measured.task}: {measured.name} (%)", fontsize=10)
+        order = [*map(naming.called, models)]
+        order.insert(1, FLOOR)  # in K3M's column, so that a baseline stands above itself with +PKG
+        _legend(canvas, order, _caption(drawn, any(floors)))
         path = folder / slug(measured.data, measured.task, measured.metric)
         _write(canvas, path)
-    several = any(len(measured.scores.seeds(place)) > 1 for place in places)
-    bands = " Bands are one standard deviation over seeds." if several else ""
-    note = f"A colour is an architecture; lines with +PKG are solid, those without dashed.{bands}"
     title = f"{measured.task.capitalize()}, {measured.name}, against the share of spoilt items"
-    return Figure(path, title, note)
+    return Figure(path, title)
 
 
 def draw_ablations(differences: Table, folder: pathlib.Path) -> Figure:
@@ -80,7 +86,7 @@ def draw_ablations(differences: Table, folder: pathlib.Path) -> Figure:
     width = min(len(columns), COLUMNS)
     height = -(-len(columns) // width)
     with matplotlib.rc_context(STYLE):
-        size = (10.5, height * (0.3 * len(rows) + 0.75))
+        size = (WIDTH, height * (0.25 * len(rows) + 0.6))
         canvas = Canvas(figsize=size, layout="constrained")
         axes = _panels(canvas, height, width, len(columns), sharey=True, sharex=True)
         for i, (axis, column) in enumerate(zip(axes, columns, strict=True)):
@@ -95,7 +101,9 @@ def draw_ablations(differences: Table, folder: pathlib.Path) -> Figure:
         canvas.supxlabel("points more than K3M as it is", fontsize=10)
         path = folder / differences.key
         _write(canvas, path)
-    note = "Left of 0, K3M as it is does better. Bars are one standard deviation over seeds."
+    several = any(isinstance(cell, Score) and cell.spread for row in rows for cell in row.cells)
+    bars = "Bars are one standard deviation over seeds." if several else "One seed: no spread."
+    note = f"Left of 0, K3M as it is does better. {bars}"
     return Figure(path, "What the parts of K3M are worth", note)
 
 
@@ -136,16 +144,28 @@ def _styles(models: Sequence[str]) -> dict[str, dict[str, Any]]:
             "marker": MARKS.get(kind, "P"),
             "zorder": 3,
         }
-        if not naming.reads_knowledge(model):
+        if naming.is_baseline(model) and not naming.reads_knowledge(model):
             style |= {"linestyle": (0, (4, 2)), "markerfacecolor": "none"}
         styles[model] = style
     return styles
 
 
-def _draw_line(axis: Axes, line: Mapping[int, Score], label: str, style: dict[str, Any]) -> None:
+def _is_course(line: Mapping[int, Score]) -> bool:
+    """Whether anything was measured between its ends."""
+    return len(line) > 2
+
+
+def _draw_line(
+    axis: Axes, line: Mapping[int, Score], label: str, style: dict[str, Any], aside: float = 0
+) -> None:
     means = np.array([100 * score.mean for score in line.values()])
     spreads = np.array([100 * (score.spread or 0) for score in line.values()])
-    axis.plot(list(line), means, **style, markersize=4, label=label)
+    style = {"markersize": 4, "label": label, **style}
+    if not _is_course(line):
+        bars = spreads if spreads.any() else None
+        axis.errorbar([rate + aside for rate in line], means, bars, **style | ENDS)
+        return
+    axis.plot(list(line), means, **style)
     if spreads.any():
         band = {"color": style["color"], "alpha": 0.13, "linewidth": 0}
         axis.fill_between(list(line), means - spreads, means + spreads, **band)
@@ -154,10 +174,12 @@ def _draw_line(axis: Axes, line: Mapping[int, Score], label: str, style: dict[st
 def _draw_floor(axis: Axes, floors: Sequence[Mapping[int, Score]]) -> None:
     """The best of them at each rate."""
     rates = sorted(set().union(*floors))
-    best = [100 * max(line[rate].mean for line in floors if rate in line) for rate in rates]
     if rates:
+        means = [max(line[rate].mean for line in floors if rate in line) for rate in rates]
+        best = {rate: Score(mean) for rate, mean in zip(rates, means, strict=True)}
         style = {"color": GREY, "linestyle": ":", "linewidth": 1.3, "zorder": 1}
-        axis.plot(rates, best, **style, label=FLOOR)
+        mark = {} if _is_course(best) else {"marker": "_", "markersize": 12}
+        _draw_line(axis, best, FLOOR, style | mark)
 
 
 def _dress(axis: Axes, title: str) -> None:
@@ -167,7 +189,22 @@ def _dress(axis: Axes, title: str) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _legend(canvas: Canvas, order: Sequence[str]) -> None:
+def _caption(lines: Sequence[Mapping[int, Score]], floors: bool) -> str:
+    """How to read the models' lines: a figure is shown without its page, too."""
+    courses = any(_is_course(line) for line in lines)
+    ends = any(line and not _is_course(line) for line in lines)
+    told = [f"Filled: reads the triples; hollow{', dashed' * courses}: does not."]
+    if any(score.spread for line in lines for score in line.values()):
+        marks = " and ".join(["Bands"] * courses + ["bars"] * ends).capitalize()
+        told.append(f"{marks}: one standard deviation over seeds.")
+    if floors:
+        told.append("Best floor: at each rate the best that needs no model.")
+    if ends:
+        told.append("Thin dots only join two rates, between which nothing was measured.")
+    return textwrap.fill(" ".join(told), 115)
+
+
+def _legend(canvas: Canvas, order: Sequence[str], caption: str) -> None:
     """One for all panels."""
     handles = {
         label: handle
@@ -176,12 +213,13 @@ def _legend(canvas: Canvas, order: Sequence[str]) -> None:
     }
     labels = [label for label in order if label in handles]
     place = {"loc": "outside lower center", "ncols": min(len(labels), 5), "frameon": False}
-    canvas.legend([handles[x] for x in labels], labels, **place, fontsize=9)
+    text = {"fontsize": 9, "title": caption, "title_fontsize": 8, "handlelength": 3}
+    canvas.legend([handles[x] for x in labels], labels, **place, **text)
 
 
 def _write(canvas: Canvas, path: pathlib.Path) -> None:
     """As PNG and SVG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    canvas.savefig(f"{path}.png", dpi=140)
+    canvas.savefig(f"{path}.png", dpi=180)
     canvas.savefig(f"{path}.svg", metadata=nothing, transparent=True)

@@ -28,7 +28,8 @@ def _section(section: Section, depth: int, folder: pathlib.Path) -> Iterator[str
                 yield block.note
         elif isinstance(block, Figure):
             yield f"![{block.title}]({os.path.relpath(block.png, folder)})"
-            yield block.note
+            if block.note:
+                yield block.note
         else:
             yield block
     if section.folded:
