@@ -216,6 +216,15 @@ def test_bfloat16_activations_stay_near_float32_and_parameters_stay_float32():
     np.testing.assert_allclose(low.product.embedding, full.product.embedding, atol=0.1 * scale)
 
 
+def test_no_head_rounds_its_logits_to_bfloat16():
+    _, params, _ = _network("mean")
+    half, _, half_apply = _network("mean", "bfloat16")
+    outputs = half_apply(params, random_batch(half.settings, 4))
+    for logits in (outputs.mlm_logits, outputs.mom_prediction):
+        rounded = logits.astype(jnp.bfloat16).astype(jnp.float32)
+        assert (logits != rounded).mean() > 0.9
+
+
 def test_more_triples_than_the_paper_ever_shows():
     lengths = dataclasses.replace(TINY.lengths, knowledge=512, triples=158)
     model = dataclasses.replace(TINY.model, positions=512)

@@ -58,7 +58,7 @@ def test_masked_softmax_of_nothing_is_zero_with_a_finite_gradient():
     np.testing.assert_array_equal(gradient[1], 0)
 
 
-def test_masked_mean_ignores_what_is_masked_even_if_it_is_not_a_number():
+def test_masked_mean_is_of_what_is_not_masked_and_zero_where_all_is():
     x = jnp.asarray(RNG.normal(size=(2, 3, 4)), jnp.float32)
     mask = jnp.array([[True, True, False], [False, False, False]])
     out = masked_mean(x, mask)
@@ -75,6 +75,14 @@ def test_span_means_are_means_over_each_span_and_zero_for_an_empty_one():
             start, end = spans[b, x]
             expected = hidden[b, start:end].mean(0) if end > start else np.zeros(5)
             np.testing.assert_allclose(out[b, x], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_span_means_of_bfloat16_are_not_rounded_to_it():
+    hidden = jnp.asarray(RNG.normal(3, 1, size=(2, 64, 5)), jnp.bfloat16)
+    out = span_means(hidden, np.array([[[0, 61]], [[5, 64]]], np.int32))
+    expected = [np.asarray(hidden[0, :61], float).mean(0), np.asarray(hidden[1, 5:], float).mean(0)]
+    # Sums of some 60 numbers of about 3 in float32; bfloat16 has 8 bits.
+    np.testing.assert_allclose(out[:, 0], expected, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -38,5 +38,6 @@ class MaskedObjectHead(nn.Module):
         width = hidden.shape[-1]
         x = dense(width, ("image_embed", "width"), self.dtype, "transform")(hidden)
         x = layer_norm(self.dtype, "norm")(nn.gelu(x, approximate=False))
-        x = dense(self.outputs, ("image_embed", "classes"), self.dtype, "decoder")(x)
-        return x.astype(jnp.float32)
+        # Rounded to bfloat16, likely classes would tie, or change places.
+        axes = ("image_embed", "classes")
+        return dense(self.outputs, axes, self.dtype, "decoder", rounded=False)(x)

@@ -5,6 +5,7 @@ them are spread over which devices. Post-norm layers, exact GELU, epsilon 1e-12,
 (Devlin et al., 2019).
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -39,11 +40,18 @@ def zeros(*axes: str) -> nn.initializers.Initializer:
 
 
 def dense(
-    features: int | Sequence[int], axes: Sequence[str], dtype: jnp.dtype, name: str, inputs: int = 1
+    features: int | Sequence[int],
+    axes: Sequence[str],
+    dtype: jnp.dtype,
+    name: str,
+    inputs: int = 1,
+    *,
+    rounded: bool = True,
 ) -> nn.DenseGeneral:
     """A linear map of the last `inputs` dimensions to `features`; `axes` names all of its kernel's.
 
-    A bias along a model width is named `norm`: it is small and goes with LayerNorm's.
+    A bias along a model width is named `norm`: it is small and goes with LayerNorm's. What comes
+    out is of `dtype`, or float32 if it is not to be `rounded` to that.
     """
     widths = {"embed", "image_embed", "joint"}
     bias_axes = ["norm" if axis in widths else axis for axis in axes[inputs:]]
@@ -53,8 +61,13 @@ def dense(
         dtype=dtype,
         kernel_init=matrix(*axes),
         bias_init=zeros(*bias_axes),
+        dot_general_cls=None if rounded else _product_in_float32,
         name=name,
     )
+
+
+def _product_in_float32() -> Callable[..., jax.Array]:
+    return functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 
 
 def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
@@ -84,9 +97,13 @@ def masked_softmax(scores: jax.Array, mask: jax.Array, axis: int) -> jax.Array:
 
 
 def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean of x [..., length, width] over the positions of `mask` [..., length]; 0 where empty."""
-    mask = mask.astype(x.dtype)
-    total = jnp.einsum("...lw,...l->...w", x, mask)
+    """Mean of x [..., length, width] over the positions of `mask` [..., length]; 0 where empty.
+
+    In float32. What is masked must be finite: it is multiplied by 0, which keeps this one matrix
+    product for all of a text's spans.
+    """
+    weights = mask.astype(x.dtype)
+    total = jnp.einsum("...lw,...l->...w", x, weights, preferred_element_type=jnp.float32)
     return total / jnp.maximum(mask.sum(-1), 1)[..., None]
 
 

@@ -37,7 +37,7 @@ class StructureAggregation(nn.Module):
           c* [B, D] and the attention over triples [B, H, X].
         """
         heads, D = self.sizes.heads, c.shape[-1]
-        c = c.astype(self.dtype)
+        c, p, v = (x.astype(self.dtype) for x in (c, p, v))
         triples = jnp.stack([jnp.broadcast_to(c[:, None], p.shape), p, v], -2)  # [B, X, 3, D]
         t = dense(
             (heads, D), ("parts", "embed", "structure_heads", "width"), self.dtype, "w1", inputs=2

@@ -118,14 +118,14 @@ def property_and_value(
 ) -> tuple[jax.Array, jax.Array]:
     """Encoded candidates [..., L, D] and their spans [..., 2] -> p, v [..., D], float32."""
     spans = jnp.stack([property_spans, value_spans], -2)
-    means = span_means(hidden, spans).astype(jnp.float32)
+    means = span_means(hidden, spans)
     return means[..., 0, :], means[..., 1, :]
 
 
 def span_means(hidden: jax.Array, spans: jax.Array) -> jax.Array:
     """Mean of hidden [..., S, D] over each [start, end) of spans [..., X, 2] -> [..., X, D].
 
-    An empty span gives 0.
+    In float32; an empty span gives 0.
     """
     position = jnp.arange(hidden.shape[-2])
     inside = (position >= spans[..., :1]) & (position < spans[..., 1:])
