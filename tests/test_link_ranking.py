@@ -1,4 +1,5 @@
 import dataclasses
+from collections import Counter
 
 import jax
 import numpy as np
@@ -168,6 +169,18 @@ def test_the_majority_answers_the_same_questions(ranking):
     # are better. Sizes of count 4, 4, 2, 0: the third, then both cut ones known, then s.
     assert found.better.tolist() == [1, 3, 2, 2, 0]
     assert found.tied.tolist() == [2, 0, 0, 0, 1]
+
+
+def test_what_watches_over_the_run_hears_of_every_part(network, params, tokenizer, monkeypatch):
+    """Of many values each part takes long, and a process that is not heard of is taken for dead."""
+    places = []
+    monkeypatch.setattr(link_ranking.distributed, "at", places.append)
+    monkeypatch.setattr(link_ranking, "CANDIDATES", 4)
+    ranking = make_ranking(network, tokenizer)
+    assert len(places) == 1 + 2  # the questions; two properties, whose values are written
+    ranking(params, embeddings())
+    chunks = Counter(places)["the values that links are ranked among, to be encoded"]
+    assert chunks == 3  # of nine texts
 
 
 @pytest.mark.parametrize("asked", [questions([None, None]), questions([("one", ["only"])])])
