@@ -9,13 +9,15 @@ from tiny import TINY, tiny_settings
 from k3m_jax.data.batch import random_batch
 from k3m_jax.data.links import LinkTable
 from k3m_jax.data.tokenization import Tokenizer, count_words, train_wordpiece
-from k3m_jax.evaluation.evaluator import Evaluator, item_sums
+from k3m_jax.evaluation import evaluator as evaluator_module
+from k3m_jax.evaluation.evaluator import Evaluator, item_sums, make_evaluator
 from k3m_jax.model.k3m import Outputs, Product
 from k3m_jax.model.network import Network
 from k3m_jax.objectives import pretraining
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.parallel.shardings import unbox
 from k3m_jax.settings import Mesh, UserError
+from tests.products import inputs, memory_shards, products, settings_for
 
 TABLE = LinkTable.merge([{"colour": {"red": 5, "blue": 3, "green": 1}, "one": {"only": 2}}])
 
@@ -208,3 +210,21 @@ def test_no_triple_at_all(on_other_batches, params):
 def test_an_empty_split_is_said(on_other_batches, params):
     with pytest.raises(UserError, match=r"data\.valid_split"):
         on_other_batches([])(params)
+
+
+def test_the_floors_read_their_sample_and_nothing_ahead_of_it(monkeypatch):
+    monkeypatch.setattr(evaluator_module, "FLOOR_ITEMS", 20)
+    given = inputs(memory_shards(products(200), products(4, first=200)))
+    settings = settings_for(given, training=dataclasses.replace(TINY.training, batch=16))
+    read = []
+
+    class Reading(list):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    (shards,) = given.shard_sets
+    shards.splits["train"] = Reading(shards.splits["train"])
+    made = make_evaluator(Network(settings), make_mesh(Mesh(data=1)), given)
+    assert len(list(made._training())) == 2
+    assert len(read) == 2 * 16

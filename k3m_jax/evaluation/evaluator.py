@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -216,13 +215,14 @@ def make_evaluator(
     """
     chosen = network.settings
     blocks, shards = process_blocks(mesh)
-    sample = dataclasses.replace(chosen, data=dataclasses.replace(chosen.data, workers=0))
-
-    def training():
-        batches = train_batches(sample, *inputs)
-        yield from itertools.islice(batches, -(-FLOOR_ITEMS // chosen.training.batch))
-        batches.close()
-
+    # A run of as many steps as are wanted, so that none are read ahead of it in vain.
+    steps = min(-(-FLOOR_ITEMS // chosen.training.batch), chosen.training.steps)
+    sample = dataclasses.replace(
+        chosen,
+        data=dataclasses.replace(chosen.data, workers=0),
+        training=dataclasses.replace(chosen.training, steps=steps),
+    )
+    training = functools.partial(train_batches, sample, *inputs)
     held_out = functools.partial(
         eval_batches, chosen, *inputs, split=split, blocks=blocks, shards=shards
     )
