@@ -88,7 +88,6 @@ def test_every_step_and_evaluation_has_its_line(whole):
     assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 11))
     assert [line["step"] for line in lines if "valid/loss" in line] == [5, 10]
     assert lines[5]["valid/link_mrr"] is None
-    assert lines[-2]["train/loss"] < lines[0]["train/loss"] + 1
     timing = read_metrics(whole / TIMING)
     assert timing[-1]["timing/items_per_second"] > 0
 
