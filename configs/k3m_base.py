@@ -16,6 +16,7 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
     config.image.regions = 36
     config.training.steps = 100_000
     config.training.batch = 256
+    config.evaluation.products = 8192  # of millions held out, every 2,000 steps
     config.mesh.update(fsdp())
     config.model.remat = True
     return variant(config, name)

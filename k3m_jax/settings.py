@@ -276,7 +276,7 @@ class Evaluation:
     """Held-out evaluation."""
 
     batch: Count = 256
-    products: Amount = 0  # how many are evaluated, from the start of the split; 0 is all
+    products: Amount = 0  # how many are evaluated, the first of each source's split; 0 is all
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,6 +106,13 @@ def test_the_base_is_of_the_papers_size():
     assert 2.3e8 < parameters(load("k3m_base")) < 2.8e8
 
 
+@pytest.mark.parametrize("name", ["k3m_base", "gpu_8xh100", *PODS])
+def test_of_millions_held_out_a_sample_is_measured_in_whole_batches(name):
+    evaluation = load(name).evaluation
+    assert evaluation.products == 8192
+    assert evaluation.products % evaluation.batch == 0
+
+
 def test_the_overfitting_one_has_no_noise_to_fit():
     settings = load("overfit_batch")
     assert settings.training.one_batch

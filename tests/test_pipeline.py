@@ -310,6 +310,19 @@ def test_evaluation_can_stop_early_and_take_another_split(given, settings):
     assert len(eval_items(settings, *given, split="train")) == 40
 
 
+def test_of_several_sources_each_gives_its_share_of_what_is_measured(settings):
+    given = inputs(
+        memory_shards(products(4), products(30, first=100)),
+        memory_shards(products(4), products(90, first=300)),
+    )
+    for limit, shares in ((8, (2, 6)), (10, (3, 7)), (1, (1, 0)), (120, (30, 90)), (500, (30, 90))):
+        some = dataclasses.replace(settings, evaluation=Evaluation(batch=4, products=limit))
+        items = eval_items(some, *given)
+        numbers = [int(items[i].record["id"][2:]) for i in range(len(items))]
+        expected = [*range(100, 100 + shares[0]), *range(300, 300 + shares[1])]
+        assert numbers == expected, limit
+
+
 def test_a_source_without_held_out_items_is_left_out_of_evaluation(settings):
     given = inputs(memory_shards(products(4)), memory_shards(products(4), products(3, first=100)))
     assert len(eval_items(settings_for(given), *given)) == 3

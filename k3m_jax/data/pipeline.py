@@ -201,7 +201,11 @@ def eval_items(
     *,
     split: str | None = None,
 ) -> "grain.MapDataset[Example]":
-    """The examples of a held-out split, `settings.evaluation.products` at most, in stored order."""
+    """The examples of a held-out split, source after source, each in its stored order.
+
+    Of more than `settings.evaluation.products` these are the first of each source: they are stored
+    in the order of a hash, so that its beginning is a fair sample.
+    """
     check(settings, shard_sets)
     split = split or settings.data.valid_split
     corruption = settings.data.valid_corruption
@@ -211,9 +215,12 @@ def eval_items(
         raise UserError(
             f"data.valid_split: no source has items in a split {split!r}, only in {names}"
         )
+    limit, whole = settings.evaluation.products, sum(map(len, sources))
+    if limit:  # each source gives its share, or the first alone would be measured
+        sources = [source.slice(slice(-(-limit * len(source) // whole))) for source in sources]
     items = grain.MapDataset.concatenate(sources) if len(sources) > 1 else sources[0]
-    if settings.evaluation.products:
-        items = items.slice(slice(settings.evaluation.products))
+    if limit:
+        items = items.slice(slice(limit))
     prepare = Prepare(settings, tokenizer, table, training=False)
     return items.random_map(prepare, seed=EVALUATION_SEED)
 
