@@ -72,6 +72,7 @@ class Data:
     valid_corruption: Corruption = Corruption()
     tokenizer: str = ""  # a Hugging Face tokenizer folder; "" is the one kept with the first source
     workers: Amount = 0  # worker processes that prepare batches; 0 is threads of this process
+    threads: Count = 2  # of this process or of each worker, with a batch each; for slow reads more
 
 
 @dataclasses.dataclass(frozen=True)

@@ -148,7 +148,7 @@ def test_another_run_in_the_folder_names_the_key(open_run, program, state, group
     "groups",
     [
         change("training", accumulation=2, keep=9, log_every=5),
-        change("data", sources=("moved/here",)),
+        change("data", sources=("moved/here",), workers=3, threads=5),
         change("mesh", data=2),
     ],
 )

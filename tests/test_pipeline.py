@@ -1,9 +1,12 @@
 import dataclasses
+import threading
 from collections import Counter
 
+import grain
 import numpy as np
 import pytest
 
+from k3m_jax.data import pipeline
 from k3m_jax.data.batch import batch_spec
 from k3m_jax.data.codebook import Codebook
 from k3m_jax.data.compatibility import check, classes
@@ -99,6 +102,35 @@ def test_worker_processes_change_nothing(batches, given, settings):
     for whole in batches[1:]:
         assert_equal(whole, next(run))
     run.close()
+
+
+def test_more_threads_change_nothing(batches, given, settings):
+    data = dataclasses.replace(settings.data, threads=5)
+    run = train_batches(dataclasses.replace(settings, data=data), *given, start_step=1)
+    for whole in batches[1:]:
+        assert_equal(whole, next(run))
+
+
+def test_threads_wait_for_reads_side_by_side(settings):
+    """Each read of the first batches waits until a thread is at every one of them."""
+    threads = 5
+    given = inputs(memory_shards(products(40)))
+    meeting = threading.Barrier(threads, timeout=60)
+
+    class Meeting(list):
+        def __getitem__(self, index):
+            if not self.met.is_set():
+                meeting.wait()
+                self.met.set()
+            return super().__getitem__(index)
+
+        met = threading.Event()
+
+    shards = given.shard_sets[0]
+    shards.splits["train"] = Meeting(shards.splits["train"])
+    data = dataclasses.replace(settings.data, threads=threads)
+    run = train_batches(dataclasses.replace(settings, data=data), *given)
+    assert len(list(run)) == 6
 
 
 def test_a_run_can_see_its_first_batch_alone(batches, given, settings):
@@ -321,6 +353,38 @@ def test_of_several_sources_each_gives_its_share_of_what_is_measured(settings):
         numbers = [int(items[i].record["id"][2:]) for i in range(len(items))]
         expected = [*range(100, 100 + shares[0]), *range(300, 300 + shares[1])]
         assert numbers == expected, limit
+
+
+@pytest.mark.slow  # worker processes start Python anew
+@pytest.mark.parametrize(("limit", "workers"), [(0, 2), (5, 3)])
+def test_worker_processes_evaluate_the_same(limit, workers, given, settings, monkeypatch):
+    monkeypatch.setattr(pipeline, "WORKER_ITEMS", 4)
+    several = dataclasses.replace(settings, evaluation=Evaluation(batch=4, products=limit))
+    expected = list(eval_batches(several, *given))
+    data = dataclasses.replace(settings.data, workers=workers)
+    found = list(eval_batches(dataclasses.replace(several, data=data), *given))
+    assert (found[-1]["link_target"] == -1).sum() == 3  # filled up
+    for whole, other in zip(expected, found, strict=True):
+        assert_equal(whole, other)
+
+
+@pytest.mark.parametrize(("limit", "started"), [(0, [3]), (8, [1]), (7, [1]), (4, [])])
+def test_evaluation_starts_as_many_workers_as_are_worth_their_beginning(
+    limit, started, given, settings, monkeypatch
+):
+    found = []
+
+    def start(dataset, options, _):
+        found.append(options.num_workers)
+        return dataset
+
+    monkeypatch.setattr(grain.IterDataset, "mp_prefetch", start)
+    monkeypatch.setattr(pipeline, "WORKER_ITEMS", 8)
+    data = dataclasses.replace(settings.data, workers=9)
+    evaluation = Evaluation(batch=4, products=limit)
+    some = dataclasses.replace(settings, data=data, evaluation=evaluation)
+    assert next(eval_batches(some, *given))["title_mask"].any()
+    assert found == started
 
 
 def test_a_source_without_held_out_items_is_left_out_of_evaluation(settings):

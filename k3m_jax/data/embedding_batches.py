@@ -8,7 +8,7 @@ import grain
 from k3m_jax.data.batch import PRODUCT_ARRAYS, Batch, unquestioning
 from k3m_jax.data.examples import Prepare
 from k3m_jax.data.links import LinkTable
-from k3m_jax.data.pipeline import EVALUATION_SEED, READING, LocalBatches, local_rows
+from k3m_jax.data.pipeline import EVALUATION_SEED, LocalBatches, local_rows, prepared
 from k3m_jax.data.regions import ReadRegions
 from k3m_jax.data.tokenization import Tokenizer
 from k3m_jax.settings import Settings
@@ -41,5 +41,5 @@ def embedding_batches(
     items = items.map(ReadRegions(settings.image)).random_map(prepare, seed=EVALUATION_SEED)
     mine = local_rows(settings, "evaluation.batch", rows, blocks, shards)
     batches = LocalBatches(items, settings, mine, range(-(-len(items) // rows)), answers=True)
-    for batch in batches.to_iter_dataset(READING):
+    for batch in prepared(batches, settings.data):
         yield {name: batch[name] for name in READ if name in batch}

@@ -28,8 +28,8 @@ from k3m_jax.data.tokenization import Tokenizer
 from k3m_jax.data.workers import leave_signals_to_parent
 from k3m_jax.settings import Corruption, Data, Settings, UserError
 
-THREADS = 2  # that prepare batches; more would contend for the interpreter
-BATCHES_AHEAD = 4  # prepared before they are asked for, by threads or by each worker process
+READY = 2  # batches that stand ready beside those that this process' threads are at
+WORKER_ITEMS = 1024  # threads prepare about so many before a new process has begun
 EVALUATION_SEED = 0  # not the run's: runs of other seeds are asked the same questions
 
 
@@ -125,14 +125,7 @@ def train_batches(
         local_rows(settings, "training.batch", settings.training.batch, blocks, shards),
         [0] * len(left) if settings.training.one_batch else left,
     )
-    batches = steps.to_iter_dataset(READING)
-    if settings.data.workers:
-        if not flags.FLAGS.is_parsed():  # a notebook or a test; grain hands absl's flags to workers
-            flags.FLAGS.mark_as_parsed()
-        batches = batches.mp_prefetch(
-            grain.MultiprocessingOptions(settings.data.workers, BATCHES_AHEAD), _begin_worker
-        )
-    return TrainBatches(iter(batches), start_step)
+    return TrainBatches(prepared(steps, settings.data, settings.data.workers), start_step)
 
 
 def eval_batches(
@@ -163,7 +156,25 @@ def eval_batches(
     rows = local_rows(settings, "evaluation.batch", settings.evaluation.batch, blocks, shards)
     steps = range(-(-len(items) // settings.evaluation.batch))
     batches = LocalBatches(items, settings, rows, steps, answers=True)
-    return iter(batches.to_iter_dataset(READING))
+    worthwhile = len(steps) * len(rows) // WORKER_ITEMS
+    return prepared(batches, settings.data, min(settings.data.workers, len(steps), worthwhile))
+
+
+def prepared(
+    batches: grain.MapDataset, data: Data, workers: int = 0
+) -> grain.DatasetIterator[Batch]:
+    """`batches` in their order, made ahead by threads of this process or of `workers`.
+
+    A worker is `data.threads` + 4 batches ahead: those of its threads, one in its queue, one that
+    this process has taken out of it, and one on the way to each of these two.
+    """
+    threads = data.threads
+    if not workers:
+        return iter(batches.to_iter_dataset(grain.ReadOptions(threads, threads + READY)))
+    if not flags.FLAGS.is_parsed():  # a notebook or a test; grain hands absl's flags to workers
+        flags.FLAGS.mark_as_parsed()
+    made = batches.to_iter_dataset(grain.ReadOptions(threads, threads))
+    return iter(made.mp_prefetch(grain.MultiprocessingOptions(workers, 1), _begin_worker))
 
 
 def train_items(
@@ -260,9 +271,6 @@ class LocalBatches(grain.MapDataset):
 
 def _begin_worker(index: int, workers: int) -> None:
     leave_signals_to_parent()
-
-
-READING = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=BATCHES_AHEAD)
 
 
 def local_rows(

@@ -33,6 +33,7 @@ Which = int | Literal["best", "latest"]
 # (accumulation, with which a batch fits fewer devices).
 FREE = (
     "data.sources",
+    "data.threads",
     "data.tokenizer",
     "data.workers",
     "debug.",
