@@ -14,6 +14,7 @@ from absl import app, flags
 from ml_collections.config_flags import config_flags
 
 from k3m_jax.data.pipeline import open_inputs
+from k3m_jax.experiments.fine_tuning import inherited
 from k3m_jax.settings import Settings, UserError
 from k3m_jax.training.cost import cost_table
 from launch import cli
@@ -31,6 +32,8 @@ def read(path: str) -> Settings:
     settings = Settings.from_config(config)
     data = dataclasses.replace(settings.data, sources=tuple(SOURCES.value))
     settings = dataclasses.replace(settings, data=data)
+    if settings.task.downstream:
+        settings = inherited(settings)
     return open_inputs(data).resolve(settings)
 
 

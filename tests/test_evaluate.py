@@ -130,3 +130,22 @@ def test_a_probe_writes_a_table_for_each_setting(run):
     done = evaluate(f"--workdir={run}", "--task=pretraining", module="launch.probe")
     assert done.returncode == EXIT_USER_ERROR
     assert "--task=pretraining: not one of classification, alignment, questions" in done.stderr
+
+
+def test_fine_tuning_costs_what_the_model_costs_that_it_starts_from(run, tmp_path):
+    file = tmp_path / "tuned.py"
+    file.write_text(
+        "from configs import finetune_questions\n"
+        "def get_config():\n"
+        "    config = finetune_questions.get_config()\n"
+        f"    config.init_from = {str(run)!r}\n"
+        "    return config\n"
+    )
+    both = ["--configs=configs/quickstart.py:debug", f"--configs={file}"]
+    shards = run.parent / "shards"
+    done = evaluate(f"--sources={shards}", *both, module="launch.compare_cost")
+    assert done.returncode == 0, done.stderr
+    _, _, *rows = done.stdout.splitlines()
+    model, tuned = (int(row.split("|")[2].replace(",", "")) for row in rows)
+    D = 32
+    assert tuned - model == 3 * (D * D + D)  # the head's

@@ -7,7 +7,7 @@ from tiny import TINY, tiny_settings
 
 from k3m_jax import settings as s
 from k3m_jax.data.batch import batch_spec, random_batch
-from k3m_jax.model.network import Network
+from k3m_jax.model.task_network import network_of
 from k3m_jax.parallel import chips
 from k3m_jax.parallel.shardings import unbox
 from k3m_jax.training import throughput
@@ -16,19 +16,55 @@ from k3m_jax.training.throughput import Stopwatch, measure_input
 from tests.products import inputs, memory_shards, products, settings_for
 
 
+PRESETS = [
+    ("hard", "paper"),
+    ("soft", "paper"),
+    ("soft", "release"),
+    ("mean", "bert"),
+    ("mean", "vilbert"),
+    ("mean", "vlbert"),
+    ("mean", "lxmert"),
+]
+
+
+@pytest.mark.parametrize(("fusion", "preset"), PRESETS)
+def test_the_formula_counts_what_the_compiler_counts(fusion, preset):
+    check_count(wide_settings(fusion, preset))
+
+
 @pytest.mark.parametrize(
-    ("fusion", "preset"),
+    ("fusion", "preset", "task"),
     [
-        ("hard", "paper"),
-        ("soft", "paper"),
-        ("soft", "release"),
-        ("mean", "bert"),
-        ("mean", "vilbert"),
-        ("mean", "vlbert"),
-        ("mean", "lxmert"),
+        (*each, task)
+        for each in PRESETS
+        for task in ("classification", "alignment", "questions")
+        if (each[1], task) != ("release", "questions")  # it has no encoder of candidates
     ],
 )
-def test_the_formula_counts_what_the_compiler_counts(fusion, preset):
+def test_it_does_in_fine_tuning_too(fusion, preset, task):
+    """Which runs no head of pretraining, and encodes candidates for questions alone."""
+    settings = wide_settings(fusion, preset)
+    objectives = settings.objectives
+    check_count(
+        dataclasses.replace(
+            settings,
+            task=s.Task(name=task, classes=tuple("abc")),
+            objectives=dataclasses.replace(
+                objectives, lpm=dataclasses.replace(objectives.lpm, negative_values=7)
+            ),
+        )
+    )
+
+
+def check_count(settings):
+    network, rows = network_of(settings), settings.objectives.group
+    params = jax.eval_shape(lambda: unbox(network.init_params(jax.random.key(0))))
+    lowered = jax.jit(network.apply).lower(params, random_batch(settings, rows))
+    counted = lowered.cost_analysis()["flops"] / rows
+    assert forward_flops(settings) == pytest.approx(counted, rel=0.05)
+
+
+def wide_settings(fusion, preset):
     """Of one layer each, for the compiler counts the body of a scan once; wide enough that matrix
     products outweigh the elementwise work, which the formula leaves out."""
     wide = s.Encoder(layers=1, width=256, heads=4, mlp=512)
@@ -42,15 +78,11 @@ def test_the_formula_counts_what_the_compiler_counts(fusion, preset):
         )
     )
     if preset == "release":
-        settings = of_the_release(settings, fusion)
-    elif preset != "paper":
+        return of_the_release(settings, fusion)
+    if preset != "paper":
         how = {"preset": preset, "knowledge_text": True, "positions": 24}
-        settings = tiny_settings(model=dataclasses.replace(settings.model, **how))
-    network, rows = Network(settings), settings.objectives.group
-    params = jax.eval_shape(lambda: unbox(network.init_params(jax.random.key(0))))
-    lowered = jax.jit(network.apply).lower(params, random_batch(settings, rows))
-    counted = lowered.cost_analysis()["flops"] / rows
-    assert forward_flops(settings) == pytest.approx(counted, rel=0.05)
+        return tiny_settings(model=dataclasses.replace(settings.model, **how))
+    return settings
 
 
 def of_the_release(settings, fusion):

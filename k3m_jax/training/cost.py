@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 from k3m_jax.evaluation.report import markdown_table
-from k3m_jax.model.network import Network
+from k3m_jax.model.task_network import network_of
 from k3m_jax.model.weights_file import abstract_params
 from k3m_jax.settings import Settings
 from k3m_jax.training.flops import training_flops
@@ -13,8 +13,8 @@ HEADER = ("model", "parameters", "", "FLOPs per item", "", "FLOPs of the run", "
 
 
 def parameters(settings: Settings) -> int:
-    """Numbers in the parameters of the model of resolved settings."""
-    return sum(math.prod(x.shape) for x in abstract_params(Network(settings)).values())
+    """Numbers in the parameters of what a run of resolved settings trains."""
+    return sum(math.prod(x.shape) for x in abstract_params(network_of(settings)).values())
 
 
 def cost_table(models: Mapping[str, Settings]) -> str:

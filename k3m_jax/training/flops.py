@@ -11,10 +11,11 @@ from k3m_jax.settings import Settings
 def forward_flops(settings: Settings) -> float:
     """FLOPs of the matrix products of one item's forward pass, padding included.
 
-    A multiply and an add are two. Attention, fusion, aggregation and heads are counted; LayerNorm,
-    softmax and other elementwise work are not.
+    A multiply and an add are two. Attention, fusion, aggregation and what the run's task reads of
+    them are counted, candidates with it; LayerNorm, softmax and other elementwise work are not.
     """
-    return 2.0 * (_MODELS[settings.model.preset](settings) + _heads(settings))
+    s = settings
+    return 2.0 * (_MODELS[s.model.preset](s) + _picture_map(s) + _TASKS[s.task.name](s))
 
 
 def training_flops(settings: Settings) -> float:
@@ -39,17 +40,13 @@ def _k3m(s: Settings) -> float:
     if released:
         interactors += _co_attention(inter, (K, D), (R, Dv), W, inter.image_mlp)
         interactors += _co_attention(inter, (T, D), (K, D), D, inter.text_mlp)
-        heads, texts, views = K * D * (D + model.vocabulary), T + K, 3
-    else:
-        J = 1 + s.objectives.lpm.negative_values
-        encoded += J * stack(model.text, s.lengths.candidate, ())
-        heads, texts, views = 0, T, 2
+    texts, views = (T + K, 3) if released else (T, 2)
     scores, joined = views**2, views
     maps = {"mean": 0, "interactive": 0, "hard": scores, "soft": scores + joined}
     fusion = maps[model.fusion.mode] * (texts * D**2 + R * Dv**2)
     structure = H * X * 3 * D**2 + (model.structure.residual == "linear") * D**2
     structure += (model.structure.combine == "concat") * H * D**2
-    return encoded + interactors + fusion + structure + heads
+    return encoded + interactors + fusion + structure
 
 
 def _bert(s: Settings) -> float:
@@ -77,14 +74,40 @@ def _lxmert(s: Settings) -> float:
     return encoded + inter.blocks * (cross + own)
 
 
-def _heads(s: Settings) -> float:
-    """Of the text and, where there is a picture, of its regions, with their map to D."""
-    D, M, N = s.model.text.width, masked_tokens(s), s.image.regions
-    words = M * D * (D + s.model.vocabulary)
+def _picture_map(s: Settings) -> float:
+    """The map of regions, where there is a picture, to the width of the text."""
     if "picture" not in PARTS[s.model.preset]:
-        return words
-    width = D if s.model.preset == "vlbert" else s.model.image.width
-    return words + N * width * (width + s.region_outputs) + (N + 1) * width * D
+        return 0
+    return (s.image.regions + 1) * _image_width(s) * s.model.text.width
+
+
+def _image_width(s: Settings) -> int:
+    return (s.model.text if s.model.preset == "vlbert" else s.model.image).width
+
+
+def _pretraining(s: Settings) -> float:
+    """The heads, and the candidates of links, of those parts that the preset's batches have."""
+    D, V, parts = s.model.text.width, s.model.vocabulary, PARTS[s.model.preset]
+    count = masked_tokens(s) * D * (D + V)
+    if "picture" in parts:
+        width = _image_width(s)
+        count += s.image.regions * width * (width + s.region_outputs)
+    if "values" in parts:
+        count += s.lengths.knowledge * D * (D + V)
+    if "links" in parts:
+        count += _candidates(s)
+    return count
+
+
+def _questions(s: Settings) -> float:
+    """The candidates, which every model encodes, and the head's maps of them and of the item."""
+    J, D = 1 + s.objectives.lpm.negative_values, s.model.text.width
+    return _candidates(s) + (2 * J + 1) * D**2 + J * D
+
+
+def _candidates(s: Settings) -> float:
+    J = 1 + s.objectives.lpm.negative_values
+    return J * _stack(s.model.text, s.lengths.candidate)
 
 
 def _regions(s: Settings, width: int, corners: int) -> float:
@@ -128,4 +151,11 @@ _MODELS = {
     "vilbert": _vilbert,
     "vlbert": _vlbert,
     "lxmert": _lxmert,
+}
+# What of the model's streams a task asks for; of a pair, a row's half of its head.
+_TASKS = {
+    "pretraining": _pretraining,
+    "classification": lambda s: s.model.text.width * len(s.task.classes),
+    "alignment": lambda s: s.model.text.width,
+    "questions": _questions,
 }
