@@ -29,7 +29,7 @@ def examples(table):
         Row(i, (), frozenset(), asked=table.pairs[k[0]][0], label=k[-1])
         for i, k in enumerate(known)
     ]
-    return Examples(rows, ["p", "q", "r"], ["shop"] * 3, known, {})
+    return Examples(rows, ["a", "b", "c"], ["p", "q", "r"], ["shop"] * 3, known, {})
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,13 @@ def test_scores_all_alike_get_what_guessing_gets(places):
 
 
 def test_other_items_do_not_change_a_questions_candidates(table, texts, examples, places):
-    alone = Examples(examples.rows[1:2], ["q"], ["shop"], examples.known[1:2], {})
+    alone = Examples(examples.rows[1:2], ["b"], ["q"], ["shop"], examples.known[1:2], {})
     found = Places.of([alone], texts)
     assert np.array_equal(found.ranked, places.ranked[of_question(places, 1)])
+
+
+def test_nor_does_its_items_place_in_the_split(examples, texts, places):
+    """Where more false values than are asked are left, the chance that says which is the item's."""
+    moved = examples._replace(rows=[row._replace(item=row.item + 7) for row in examples.rows])
+    assert not places.ranked[of_question(places, 2)].all()
+    assert np.array_equal(Places.of([moved], texts).ranked, places.ranked)

@@ -67,7 +67,7 @@ def test_questions():
     train = seen(["a rose", "a rose", "a sky", "a leaf"], [0.0, 0.1, 0.5, 1.0])
     facts = [frozenset({i}) for i in (red, red, blue, green)]
     rows = [Row(i, (), frozenset(), asked="colour", label=blue) for i in range(2)]
-    examples = Examples(rows, ["p", "q"], ["shop"] * 2, [(blue,)] * 2, {})
+    examples = Examples(rows, ["a", "b"], ["p", "q"], ["shop"] * 2, [(blue,)] * 2, {})
     texts = Texts(table, examples.known)
     places = Places.of([examples], texts)
     asked = seen(["sky", ""], [0.9, None])

@@ -15,7 +15,6 @@ from k3m_jax.training.flops import forward_flops
 from k3m_jax.training.throughput import Stopwatch, measure_input
 from tests.products import inputs, memory_shards, products, settings_for
 
-
 PRESETS = [
     ("hard", "paper"),
     ("soft", "paper"),

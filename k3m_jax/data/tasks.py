@@ -39,8 +39,9 @@ class Examples(NamedTuple):
     """What a task asks of the items of one split of one data set: I > 0 examples."""
 
     rows: list[Row]  # I, or 2 I of pairs
-    products: list[str]  # [I] that an example is about; of a pair, its first item's
-    catalogues: list[str]  # [I] that this product is of
+    items: list[str]  # [I] ids of what an example is about; of a pair, its first item's
+    products: list[str]  # [I] that this item is of
+    catalogues: list[str]  # [I] likewise
     known: list[tuple[int, ...]]  # [I] all true values of the asked property, ids; () if none is
     left_out: Mapping[str, int]  # items or pairs that nothing is asked of, by reason
     chosen: Sequence[int] | None = None  # items of the task's catalogues; None are all of the split
@@ -110,7 +111,7 @@ def label_of(task: Task, record: Mapping[str, Any]) -> str:
 def _classification(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Examples:
     hidden = _hidden(task) | ({normalised(task.label)} if task.label != CATEGORY else set())
     ids = {name: number for number, name in enumerate(task.classes)}
-    found = Examples([], [], [], [], collections.Counter())
+    found = Examples([], [], [], [], [], collections.Counter())
     for index, record in enumerate(shards.source(split)):
         if not _chosen(task, record):
             found.left_out["of other catalogues"] += 1
@@ -126,9 +127,9 @@ def _alignment(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Ex
     places = {}
     for index, record in enumerate(shards.source(split)):
         if _chosen(task, record):
-            places[record["id"]] = index, {key: record[key] for key in ("product", "source")}
+            places[record["id"]] = index, {key: record[key] for key in ("id", "product", "source")}
     hidden = _hidden(task)
-    found = Examples([], [], [], [], collections.Counter())
+    found = Examples([], [], [], [], [], collections.Counter())
     for pair in shards.pairs:
         if pair.split != split:
             continue
@@ -155,7 +156,7 @@ def _shows_itself(task: Task, pair: Pair) -> bool:
 
 def _questions(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Examples:
     hidden = _hidden(task)
-    found = Examples([], [], [], [], collections.Counter())
+    found = Examples([], [], [], [], [], collections.Counter())
     for index, record in enumerate(shards.source(split)):
         if not _chosen(task, record):
             found.left_out["of other catalogues"] += 1
@@ -208,6 +209,7 @@ def _true_values(record: Mapping[str, Any], table: LinkTable) -> dict[str, tuple
 
 def _add(found: Examples, about: Mapping[str, Any], *rows: Row, known: Sequence[int] = ()) -> None:
     found.rows.extend(rows)
+    found.items.append(about["id"])
     found.products.append(about["product"])
     found.catalogues.append(about["source"])
     found.known.append(tuple(known))

@@ -77,12 +77,12 @@ class Places(NamedTuple):
         parts: list[list[np.ndarray]] = []
         end = 0
         for found in examples:
-            for number, (row, known) in enumerate(zip(found.rows, found.known, strict=True)):
+            for row, item, known in zip(found.rows, found.items, found.known, strict=True):
                 start, stop = texts.block(known)
                 rows = np.arange(start, stop)
                 ids = texts.ids[rows]
                 true = np.isin(ids, known)
-                rng = item_generator(f"{found.products[number]}/{row.item}/{row.asked}")
+                rng = item_generator(f"{item}/{row.asked}")
                 false_own = rng.permutation(np.flatnonzero(~true & (ids >= 0)))
                 false = np.concatenate([false_own, np.flatnonzero(ids < 0)])[: CANDIDATES - 1]
                 ranked = np.zeros(len(rows), bool)
