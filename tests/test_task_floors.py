@@ -10,7 +10,12 @@ from k3m_jax.data.tasks import Examples, Row
 from k3m_jax.evaluation import task_floors
 from k3m_jax.evaluation.questions import Places, Texts
 from k3m_jax.evaluation.task_floors import MAJORITY, PICTURE, TITLE, NaiveBayes, Surface, surface
+from k3m_jax.experiments.asked import Asked
+from k3m_jax.experiments.judges import make_judge
+from k3m_jax.model.task_heads import Head
+from k3m_jax.settings import Corruption, Task
 from tests import products as made
+from tests.test_tasks import shards_of
 
 
 def seen(titles, pixels):
@@ -44,6 +49,26 @@ def test_classification():
     assert found[MAJORITY].argmax(1).tolist() == [0, 0, 0]
     assert found[TITLE].argmax(1).tolist() == [1, 0, 0]  # no word: the majority
     assert found[PICTURE].argmax(1).tolist() == [0, 1, 0]  # no picture: the majority
+
+
+def test_items_of_no_named_class_are_not_learned_from():
+    task = Task(name="classification", classes=("cup", "pot"))
+    names = ("pan", "pan", "cup", "pan", "pot", "pot")
+    items = [made.record(i, [], title=f"red {n}", category=n) for i, n in enumerate(names)]
+
+    def floors(train):
+        shards = shards_of(train, items)
+        table = LinkTable.merge([])
+        splits = [Asked.of(task, [shards], name, table) for name in ("train", "valid")]
+        assert len(splits[0].labelled) == 3
+        surfaces = [each.surface(Corruption()) for each in splits]
+        judge = make_judge(Head(task, width=4), None)
+        return judge.floors(splits[0], surfaces[0], splits[1], surfaces[1])
+
+    found, wanted = floors(items), floors([r for r in items if r["category"] != "pan"])
+    assert found.keys() == {MAJORITY, TITLE, PICTURE}
+    for name, scores in found.items():
+        assert np.array_equal(scores, wanted[name]), name
 
 
 def test_alignment():

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from k3m_jax.data.corruption import corrupted, identity
-from k3m_jax.data.links import LinkTable
+from k3m_jax.data.links import UNKNOWN, LinkTable
 from k3m_jax.data.pipeline import EVALUATION_SEED
 from k3m_jax.data.shards import ShardSet
 from k3m_jax.data.task_source import TaskSource
@@ -40,6 +40,11 @@ class Asked:
     def labels(self) -> np.ndarray:
         """[I] as `Examples.labels`."""
         return np.concatenate([found.labels for found in self.examples])
+
+    @functools.cached_property
+    def labelled(self) -> np.ndarray:
+        """Numbers of the examples that can be learned from: `task.classes` may leave some out."""
+        return np.flatnonzero(self.labels != UNKNOWN)
 
     @functools.cached_property
     def products(self) -> list[str]:

@@ -134,7 +134,7 @@ def measure(
     judge = make_judge(network.head, splits.sight(embedder, inputs, chosen, np.asarray))
     trained = chosen.data.train_corruption
     notes = {
-        "training examples": len(splits.train.products),
+        "training examples": len(splits.train.labelled),
         "training items are spoilt": str(trained) or "no",
     }
     examination = Examination(

@@ -107,8 +107,8 @@ class Classification(Judge):
         self, train: Asked, known: task_floors.Surface, asked: Asked, seen: task_floors.Surface
     ) -> task_floors.Scores:
         """Scores [I, classes]."""
-        classes = len(self.head.task.classes)
-        return task_floors.classification(known, train.labels, seen, classes)
+        classes, told = len(self.head.task.classes), train.labelled
+        return task_floors.classification(known.take(told), train.labels[told], seen, classes)
 
 
 class Alignment(Judge):

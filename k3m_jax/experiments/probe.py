@@ -82,7 +82,7 @@ def probe(
         settings.seed,
     )
     notes = {
-        "training examples": len(splits.train.products),
+        "training examples": len(splits.train.labelled),
         "training items are spoilt": str(train_corruption) or "no",
         "penalty of the head": fitted.penalty,
     }
