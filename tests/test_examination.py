@@ -7,7 +7,7 @@ import pytest
 
 from k3m_jax.evaluation.bootstrap import Resampling
 from k3m_jax.experiments.examination import CLEAN, Examination, Splits
-from k3m_jax.settings import Settings, Task
+from k3m_jax.settings import Settings, Task, UserError
 
 
 class Recorder:
@@ -30,13 +30,13 @@ class Recorder:
         return {"right": lambda weights: (weights * right).sum(1) / weights.sum(1)}
 
 
-def asked(scores, labels, products):
+def asked(scores, labels, products, split="test"):
     """Examples of a split, as far as an examination looks at them."""
     return types.SimpleNamespace(
         given=np.asarray(scores, np.float64),
         labels=np.asarray(labels),
         products=products,
-        split="test",
+        split=split,
         split_products=frozenset(),
         left_out={},
         sources=lambda corruption: [],
@@ -69,6 +69,16 @@ def test_thresholds_are_those_of_the_validation_examples():
     assert 0.8 <= model <= 1.0
     assert floor == pytest.approx(model - 1.0)
     assert report.rows[0].model.value == 0.5  # none of the test split is above it
+
+
+@pytest.mark.parametrize("where", ["valid", "test"])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_scores_that_are_not_finite_are_no_answers(where, wrong):
+    given = {"valid": [0.0, 1.0], "test": [0.0, 1.0]}
+    given[where][1] = wrong
+    splits = [asked(given[name], [0, 1], list("ab"), split=name) for name in given]
+    with pytest.raises(UserError, match=f"split '{where}': 1 of 2 scores of the model at step 1"):
+        examine(Recorder(), *splits)
 
 
 def test_an_interval_counts_products_not_examples():

@@ -10,11 +10,13 @@ import pytest
 from k3m_jax.data.align_pairs import Pair
 from k3m_jax.evaluation.embedding import Embedder
 from k3m_jax.experiments import head_fitting
+from k3m_jax.experiments.judges import make_judge
 from k3m_jax.experiments.probe import probe
 from k3m_jax.model.network import Network
+from k3m_jax.model.task_heads import Head
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.parallel.shardings import unbox
-from k3m_jax.settings import Corruption, Mesh, Task
+from k3m_jax.settings import Corruption, Mesh, Task, UserError
 from tests import products as made
 from tests.test_tasks import shards_of
 
@@ -131,6 +133,15 @@ def test_questions(parts):
     assert values(clean)["rank@1"] > values(without)["rank@1"] + 0.2
     assert values(clean) == values(pictures)
     assert "energy mrr" in values(clean)
+
+
+@pytest.mark.parametrize("wrong", ["embeddings", "labels"])
+def test_a_head_that_can_learn_nothing_is_told(wrong):
+    judge = make_judge(Head(Task(name="classification", classes=("a", "b")), width=2), None)
+    c = np.full((4, 2), np.nan if wrong == "embeddings" else 1.0, np.float32)
+    inputs = {"c": c, "label": np.full(4, -1 if wrong == "labels" else 1)}
+    with pytest.raises(UserError, match="no head has a finite loss"):
+        head_fitting.fit(judge, inputs, inputs, seed=0)
 
 
 def test_reports_are_written(parts, tmp_path):

@@ -17,7 +17,7 @@ from k3m_jax.evaluation.task_metrics import best_threshold
 from k3m_jax.evaluation.task_report import Row, TaskReport
 from k3m_jax.experiments.asked import Asked
 from k3m_jax.experiments.judges import Judge, Sight
-from k3m_jax.settings import Corruption, Data, Settings, Task
+from k3m_jax.settings import Corruption, Data, Settings, Task, UserError
 
 CLEAN = Corruption()
 Scale = Callable[[np.ndarray], np.ndarray]
@@ -107,6 +107,9 @@ class Examination:
           norm: of link prediction's energy, where the model has learned it; "" leaves out what
             embeddings say without a head.
           floors: whether they are measured, too; they are the same for every model.
+
+        Raises:
+          UserError: of the validation examples, as `report`.
         """
         self._kind, self._settings, self._checkpoint = kind, settings, checkpoint
         self._embedder, self._judge, self._params = embedder, judge, params
@@ -118,7 +121,11 @@ class Examination:
         self._thresholds = self._choose() if judge.needs_threshold else {}
 
     def report(self, corruption: Corruption) -> TaskReport:
-        """The measurement, the asked examples' items spoilt."""
+        """The measurement, the asked examples' items spoilt.
+
+        Raises:
+          UserError: the model's scores are not all finite.
+        """
         asked = self._splits.asked
         products = set(asked.products)
         return TaskReport(
@@ -139,8 +146,7 @@ class Examination:
     def _rows(self, corruption: Corruption) -> tuple[Row, ...]:
         judge, asked = self._judge, self._splits.asked
         c = self.embeddings(corruption)
-        scores = {"model": judge.scores(self._params, asked, self._scale(c))}
-        scores |= self._floors(asked, corruption)
+        scores = self._scores(asked, c, corruption)
         model, *others = (
             judge.statistics(asked, found, self._thresholds.get(name, 0.0))
             for name, found in scores.items()
@@ -178,6 +184,20 @@ class Examination:
         """What the floors learn from."""
         return self._splits.train.surface(self._train_corruption)
 
+    def _scores(self, asked: Asked, c: np.ndarray, corruption: Corruption) -> dict[str, np.ndarray]:
+        """Of the model on embeddings of all rows, and of the floors by their names.
+
+        Numbers alone: metrics would rank NaN somewhere, and it might look like an answer.
+        """
+        scores = self._judge.scores(self._params, asked, self._scale(c))
+        if wrong := np.count_nonzero(~np.isfinite(scores)):
+            raise UserError(
+                f"split {asked.split!r}: {wrong:,} of {scores.size:,} scores of the model at step "
+                f"{self._checkpoint} are not finite: measure another --checkpoint, or train again "
+                "with a lower optimizer.learning_rate"
+            )
+        return {"model": scores, **self._floors(asked, corruption)}
+
     def _floors(self, asked: Asked, corruption: Corruption) -> Mapping[str, np.ndarray]:
         if not self._with_floors:
             return {}
@@ -187,9 +207,7 @@ class Examination:
     def _choose(self) -> dict[str, float]:
         """The thresholds of the model and of each floor."""
         valid = self._splits.valid
-        c = self._scale(self._embedder(valid.sources(CLEAN)))
-        scores = {"model": self._judge.scores(self._params, valid, c)}
-        scores |= self._floors(valid, CLEAN)
+        scores = self._scores(valid, self._embedder(valid.sources(CLEAN)), CLEAN)
         labels = valid.labels == 1
         return {name: best_threshold(found, labels) for name, found in scores.items()}
 

@@ -125,7 +125,8 @@ def measure(
       floors: whether they are measured, too.
 
     Raises:
-      UserError: a split that there is not, or one that the task can't ask anything of.
+      UserError: a split that there is not, or one that the task can't ask anything of, or scores
+        that are not finite.
     """
     chosen = network.settings
     model, head = split_params(params)

@@ -16,6 +16,7 @@ import optax
 from k3m_jax.experiments.judges import Judge
 from k3m_jax.objectives.sums import safe_ratio
 from k3m_jax.parallel.shardings import unbox
+from k3m_jax.settings import UserError
 from k3m_jax.training.optimizer import decay_mask
 
 PENALTIES = (1e-6, 1e-4, 1e-2, 1e-1)  # half their sum of squares is added; not of biases
@@ -38,11 +39,20 @@ def fit(
     valid: Mapping[str, np.ndarray],
     seed: int,
 ) -> Fitted:
-    """Learns from training examples, `judge.inputs` of them, and chooses by validation examples."""
+    """Learns from training examples, `judge.inputs` of them, and chooses by validation examples.
+
+    Raises:
+      UserError: no head has a loss: what it reads is not finite, or nothing has a label.
+    """
     start = unbox(judge.head.init_params(jax.random.key(seed)))
     penalties = jnp.array(PENALTIES, jnp.float32)
     params = _learn(judge, start, penalties, _placed(train), jax.random.key(seed))
     losses = mean_losses(judge, params, valid)
+    if np.isnan(losses).all():
+        raise UserError(
+            "no head has a finite loss on the validation examples: the model's embeddings are not "
+            "finite (measure another --checkpoint), or task.classes names none of their classes"
+        )
     best = int(np.nanargmin(losses))
     return Fitted(jax.tree.map(lambda x: x[best], params), PENALTIES[best], float(losses[best]))
 

@@ -65,7 +65,8 @@ def probe(
       held_out: data sets to measure on; () are the run's own.
 
     Raises:
-      UserError: a split that there is not, or one that the task can't ask anything of.
+      UserError: a split that there is not, or one that the task can't ask anything of, or
+        embeddings or scores that are not finite.
     """
     task = with_classes(settings.task, inputs.shard_sets, settings.data.train_split)
     splits = Splits.of(task, settings.data, inputs, held_out, split)
