@@ -28,7 +28,12 @@ from launch import cli
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best (by held-out loss), latest, or a step")
-SPLIT = flags.DEFINE_string("split", "", "split to measure; the run's data.valid_split if empty")
+SPLIT = flags.DEFINE_string(
+    "split",
+    "",
+    "split to measure; the run's data.valid_split if empty, where alignment's F1 is flattered: its "
+    "threshold is chosen there",
+)
 SOURCES = flags.DEFINE_list("sources", [], "shards, or folders of products; the run's if empty")
 CORRUPTION = flags.DEFINE_string(
     "corruption",

@@ -44,7 +44,7 @@ def asked(scores, labels, products, split="test"):
     )
 
 
-def examine(judge, valid, test):
+def examine(judge, valid, test, notes=None):
     train = asked([0.0], [0], ["t"])
     return Examination(
         kind="probe",
@@ -55,7 +55,7 @@ def examine(judge, valid, test):
         params=None,
         splits=Splits(train, valid, test, None),
         scale=lambda c: c,
-        notes={},
+        notes=notes or {},
     ).report(CLEAN)
 
 
@@ -69,6 +69,19 @@ def test_thresholds_are_those_of_the_validation_examples():
     assert 0.8 <= model <= 1.0
     assert floor == pytest.approx(model - 1.0)
     assert report.rows[0].model.value == 0.5  # none of the test split is above it
+
+
+def test_a_threshold_that_was_chosen_on_what_is_measured_is_told():
+    valid = asked([0.0, 1.0], [0, 1], list("ab"), split="valid")
+    again = asked([0.0, 1.0], [0, 1], list("ab"))
+    notes = {"training examples": 7}
+    assert examine(Recorder(), valid, again, notes).notes == notes
+    told = examine(Recorder(), valid, valid, notes)
+    assert told.notes == {
+        **notes,
+        "threshold": "chosen on these very pairs, so that F1 is flattered",
+    }
+    assert "threshold: chosen on these very pairs" in told.text()
 
 
 @pytest.mark.parametrize("where", ["valid", "test"])
