@@ -1,5 +1,6 @@
 """What is chosen by which examples, and what an interval counts."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from k3m_jax.evaluation.bootstrap import Resampling
 from k3m_jax.experiments.examination import CLEAN, Examination, Splits
 from k3m_jax.settings import Settings, Task, UserError
+from tests import products as made
+from tests.test_tasks import shards_of
 
 
 class Recorder:
@@ -82,6 +85,17 @@ def test_a_threshold_that_was_chosen_on_what_is_measured_is_told():
         "threshold": "chosen on these very pairs, so that F1 is flattered",
     }
     assert "threshold: chosen on these very pairs" in told.text()
+
+
+def test_pictures_elsewhere_are_like_the_runs():
+    own, elsewhere = (shards_of(made.products(8), made.products(8, first=8)) for _ in range(2))
+    given = made.inputs(own)
+    settings = made.settings_for(given)
+    task = Task(name="classification", classes=("things",))
+    assert len(Splits.of(task, settings, given, [elsewhere], "valid").asked.products) == 8
+    elsewhere.info = dataclasses.replace(elsewhere.info, regions=16)
+    with pytest.raises(UserError, match=r"image\.regions is 4, but memory was built with 16"):
+        Splits.of(task, settings, given, [elsewhere], "valid")
 
 
 @pytest.mark.parametrize("where", ["valid", "test"])

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from k3m_jax.data.compatibility import check
 from k3m_jax.data.links import UNKNOWN, LinkTable
 from k3m_jax.data.pipeline import Inputs
 from k3m_jax.data.shards import ShardSet
@@ -17,7 +18,7 @@ from k3m_jax.evaluation.task_metrics import best_threshold
 from k3m_jax.evaluation.task_report import Row, TaskReport
 from k3m_jax.experiments.asked import Asked
 from k3m_jax.experiments.judges import Judge, Sight
-from k3m_jax.settings import Corruption, Data, Settings, Task, UserError
+from k3m_jax.settings import Corruption, Settings, Task, UserError
 
 CLEAN = Corruption()
 Scale = Callable[[np.ndarray], np.ndarray]
@@ -33,21 +34,28 @@ class Splits(NamedTuple):
 
     @classmethod
     def of(
-        cls, task: Task, data: Data, inputs: Inputs, held_out: Sequence[ShardSet], split: str
+        cls,
+        task: Task,
+        settings: Settings,
+        inputs: Inputs,
+        held_out: Sequence[ShardSet],
+        split: str,
     ) -> "Splits":
         """Opens the examples.
 
         Args:
           task: its classes are given.
-          data: of the run: names its splits.
+          settings: of the run, resolved: name its splits, and what its pictures are like.
           inputs: the run's.
           held_out: data sets to measure on; () are the run's own.
           split: of these, to measure on.
 
         Raises:
-          UserError: what `Asked.of` raises.
+          UserError: what `Asked.of` raises, or pictures that are not like the run's.
         """
-        table = inputs.table
+        # Or the model would take them for absent.
+        check(settings, (*inputs.shard_sets, *held_out))
+        data, table = settings.data, inputs.table
         if held_out:
             own = [shards.values for shards in inputs.shard_sets]
             # Their values are candidates, too; how frequent a value is, training alone says.

@@ -125,13 +125,13 @@ def measure(
       floors: whether they are measured, too.
 
     Raises:
-      UserError: a split that there is not, or one that the task can't ask anything of, or scores
-        that are not finite.
+      UserError: a split that there is not, or one that the task can't ask anything of,
+        pictures in `held_out` that are not like the run's, or scores that are not finite.
     """
     chosen = network.settings
     model, head = split_params(params)
     embedder = Embedder(network.backbone, mesh, inputs.tokenizer, model)
-    splits = Splits.of(chosen.task, chosen.data, inputs, held_out, split)
+    splits = Splits.of(chosen.task, chosen, inputs, held_out, split)
     judge = make_judge(network.head, splits.sight(embedder, inputs, chosen, np.asarray))
     trained = chosen.data.train_corruption
     notes = {

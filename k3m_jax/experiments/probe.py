@@ -65,11 +65,12 @@ def probe(
       held_out: data sets to measure on; () are the run's own.
 
     Raises:
-      UserError: a split that there is not, or one that the task can't ask anything of, or
-        embeddings or scores that are not finite.
+      UserError: a split that there is not, or one that the task can't ask anything of,
+        pictures in `held_out` that are not like the run's, or embeddings or scores that are not
+        finite.
     """
     task = with_classes(settings.task, inputs.shard_sets, settings.data.train_split)
-    splits = Splits.of(task, settings.data, inputs, held_out, split)
+    splits = Splits.of(task, settings, inputs, held_out, split)
     train_c = embedder(splits.train.sources(train_corruption))
     valid_c = embedder(splits.valid.sources(CLEAN))
     scale = Standard.of(train_c)
