@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from conftest import ROOT
 
 from configs import finetune_classification, grid_real_products, quickstart
 from configs.grid_catalogue import ABLATIONS, BASELINES, get_config
@@ -205,7 +206,8 @@ def test_floors_are_lacking_until_they_are_there_whoever_measures_them(tmp_path)
             if (cell.model, cell.seed) == ("lxmert", 1) and asked:
                 for floor in FLOORS:
                     named = cell._replace(model=floor)
-                    grid_results.add(path, named, "", {"metrics": {"auc": {"value": 0.5}}})
+                    told = {"metrics": {"auc": {"value": 0.5}}}
+                    grid_results.add(path, named, grid.fingerprint(cell), told)
     assert lacking(real) == [0, 2]
     assert lacking(embedded) == [0]  # which has a level of data more
     own = [c for c in embedded.cells() if (c.model, c.task) == ("vlbert", "classification")]
@@ -213,6 +215,36 @@ def test_floors_are_lacking_until_they_are_there_whoever_measures_them(tmp_path)
     by_training = {t: [c for c in own if c.training == t] for t in ("", "MNR50")}
     assert not grid_results.lacks_floors(path, embedded, by_training[""])
     assert grid_results.lacks_floors(path, embedded, by_training["MNR50"])  # of other items
+
+
+def test_floors_of_another_grid_are_measured_again_or_refused(grid, tmp_path):
+    path = tmp_path / grid_results.RESULTS
+    cell = Cell("shop", "b", 1, "classification", "", "")
+    for floor in FLOORS:
+        add(path, grid, cell._replace(model=floor))  # in the lane of a
+    assert not grid_results.lacks_floors(path, grid, [cell])
+    assert grid_results.done(path, grid) == set()
+    changes = ({"data.shop.overlap": 0.7}, {"tasks.classification.task.questions": 1})
+    for change in (*changes, {"split": "valid"}):
+        config = small()
+        config.update_from_flattened_dict(change)
+        changed = Grid.parse(config.to_dict())
+        assert grid_results.lacks_floors(path, changed, [cell]), change
+        with pytest.raises(UserError, match="shop, majority, 1, classification was measured with"):
+            grid_results.done(path, changed)
+    elsewhere = Grid.parse(small(seeds=(0,)).to_dict())  # has no such cell, but the same floors
+    assert grid_results.done(path, elsewhere) == set()
+    assert not grid_results.lacks_floors(path, elsewhere, [cell._replace(seed=0)])
+
+
+def test_the_results_beside_the_docs_are_of_the_grids_as_they_are():
+    real = "../shared/data/catalogue,runs/minilm/weights"
+    for folder, config in (
+        ("catalogue", get_config()),
+        ("real_products", grid_real_products.get_config(real)),
+    ):
+        path = ROOT / "docs" / "grids" / folder / grid_results.RESULTS
+        assert grid_results.done(path, Grid.parse(config.to_dict())), folder
 
 
 def test_of_a_grocery_its_department_is_told_from_its_picture_country_and_brand(shared):

@@ -4,10 +4,11 @@ The file is all that a sweep needs to know what is done, and a report to be writ
 ever added, and it may be copied to where the runs are not.
 """
 
+import functools
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from k3m_jax.evaluation.task_floors import FLOORS
@@ -59,11 +60,13 @@ def done(path: pathlib.Path, grid: Grid) -> set[Cell]:
     """The cells of the grid that the file has.
 
     Raises:
-      UserError: a line that is no result, or one of this cell as the grid had it before a change.
+      UserError: a line that is no result, or one of this cell, or of a floor of it, as the grid had
+        it before a change.
     """
-    results, cells = read_results(path), set(grid.cells())
-    for cell in cells & set(results):
-        if results[cell]["fingerprint"] != grid.fingerprint(cell):
+    results, cells, holds = read_results(path), set(grid.cells()), _validity(grid)
+    known = cells | {cell._replace(model=floor) for cell in cells for floor in FLOORS}
+    for cell, line in results.items():
+        if cell in known and not holds(cell, line):
             raise UserError(
                 f"{path}: {', '.join(map(str, filter(None, cell)))} was measured with other "
                 "settings than the grid's: take another --workdir, or remove its line to measure it"
@@ -72,7 +75,7 @@ def done(path: pathlib.Path, grid: Grid) -> set[Cell]:
 
 
 def lacks_floors(path: pathlib.Path, grid: Grid, cells: Iterable[Cell]) -> bool:
-    """Whether of any of the cells no floor stands in the file yet.
+    """Whether of any of the cells no floor of this grid stands in the file yet.
 
     Floors know no model, and no chance: they are measured once, of products that each seed cuts
     anew once a seed.
@@ -81,8 +84,14 @@ def lacks_floors(path: pathlib.Path, grid: Grid, cells: Iterable[Cell]) -> bool:
     def asked(cell: Cell) -> Cell:
         return cell._replace(model="", seed=cell.seed if grid.data[cell.data].folds else 0)
 
-    floors = [cell for cell in read_results(path) if cell.model in FLOORS]
-    there = {asked(cell) for cell in floors if cell.data in grid.data}
+    holds = _validity(grid)
+    there = {
+        asked(cell)
+        for cell, line in read_results(path).items()
+        if cell.model in FLOORS
+        and (cell.data in grid.data and cell.task in grid.tasks)
+        and holds(cell, line)
+    }
     return not there.issuperset(map(asked, cells))
 
 
@@ -96,6 +105,23 @@ def add(path: pathlib.Path, cell: Cell, fingerprint: str, content: Mapping[str, 
             file.seek(-1, os.SEEK_END)
             text = text if file.read(1) == b"\n" else "\n" + text  # behind a line cut short
         file.write(text.encode())
+
+
+def _validity(grid: Grid) -> Callable[[Cell, Mapping[str, Any]], bool]:
+    """What tells whether the grid would measure a line as it was.
+
+    A floor has the fingerprint of the model whose lane measured it, and that may be any.
+    """
+
+    @functools.cache
+    def fingerprint(data: str, model: str, task: str) -> str:
+        return grid.fingerprint(Cell(data, model, 0, task, "", ""))  # of any seed and corruption
+
+    def holds(cell: Cell, line: Mapping[str, Any]) -> bool:
+        models = grid.models if cell.model in FLOORS else (cell.model,)
+        return line.get("fingerprint") in {fingerprint(cell.data, m, cell.task) for m in models}
+
+    return holds
 
 
 def _is_result(line: Any) -> bool:
