@@ -85,6 +85,18 @@ def test_a_fingerprint_is_of_what_decides_the_measurement(grid):
         ({"data": {"shop": {"overlap": 2.0}}}, "data.shop.overlap: 2.0 is not between 0 and 1"),
         ({"data": {"shop": {"product": 3}}}, "did you mean data.shop.products"),
         ({"data": {"shop": {"folds": 1}}}, "data.shop.folds: 1 are too few"),
+        (
+            {"data": {"a b": {}, "a, b": {}}},
+            "data: 'a b' and 'a, b' would share the folder 'a-b'",
+        ),
+        (
+            {"models": dict.fromkeys(("a", "b", "b "), quickstart.get_config())},
+            "models: 'b' and 'b ' would share",
+        ),
+        (
+            {"tasks": dict.fromkeys(("x", "x-MNR50"), finetune_classification.get_config())},
+            "tasks: 'x learned from MNR50' and 'x-MNR50' would share",
+        ),
         ({"seeds": ("one",)}, "seeds.0.: int is expected"),
         ({"sedes": (1,)}, "look at 'sedes'"),
     ],

@@ -14,10 +14,13 @@ from conftest import ROOT
 
 from configs import debug, finetune_classification, quickstart
 from configs.grid_catalogue import get_config
+from k3m_jax.data.shards import open_shards
+from k3m_jax.data.synthetic import make_catalogue
 from k3m_jax.evaluation.task_floors import FLOORS
 from k3m_jax.experiments import grid_results
-from k3m_jax.experiments.grid import Grid, Lane
-from k3m_jax.experiments.sweep import sweep
+from k3m_jax.experiments.grid import Grid, Lane, Products
+from k3m_jax.experiments.lane import Files
+from k3m_jax.experiments.sweep import MADE_OF, prepare, sweep
 from k3m_jax.settings import UserError
 from k3m_jax.training.preemption import EXIT_PREEMPTED
 
@@ -97,6 +100,57 @@ def test_products_that_are_not_there_are_told_by_the_grids_own_key(tmp_path):
     grid = dataclasses.replace(grid, data={"tiny": missing})
     with pytest.raises(UserError, match=r"data\.tiny\.folder: there is no .*products\.jsonl"):
         sweep(grid, tmp_path, workers=1)
+
+
+def prepared(workdir, **products):
+    """The shards of a level, without its runs; returns when they were built."""
+    level = dataclasses.replace(Products(products=12, image_size=32), **products)
+    grid = dataclasses.replace(grid_of("k3m"), data={"tiny": level})
+    lane = Lane("tiny", "k3m", 0)
+    prepare(grid, Files(workdir), lane)
+    return open_shards(Files(workdir).shards(grid, lane)).folder.stat().mtime
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"products": 13}, "products 12, and data.tiny of the grid has 13"),
+        ({"overlap": 0.75}, "overlap 0.5"),
+        ({"seed": 1}, "seed 0"),
+        ({"image_size": 48}, "image_size 32"),
+        ({"patch_size": 8}, "patch_size 16"),
+    ],
+)
+def test_products_of_another_grid_are_refused(tmp_path, change, told):
+    built = prepared(tmp_path)
+    assert prepared(tmp_path) == built
+    with pytest.raises(UserError, match=f"{tmp_path}/data/tiny was made with {told}") as error:
+        prepared(tmp_path, **change)
+    assert f"remove that folder and the runs in {tmp_path}/runs/tiny" in str(error.value)
+    shutil.rmtree(tmp_path / "data" / "tiny")
+    prepared(tmp_path, **change)
+
+
+def test_a_folder_of_products_is_refused_once_it_has_changed(tmp_path):
+    raw = tmp_path / "raw"
+    make_catalogue(raw, products=12, seed=0, overlap=0.5, image_size=32)
+    built = prepared(tmp_path, folder=str(raw))
+    assert prepared(tmp_path, folder=f"{tmp_path}/../{tmp_path.name}/raw") == built  # the same
+    with pytest.raises(UserError, match="was made with a folder of content"):
+        prepared(tmp_path)
+    lines = (raw / "products.jsonl").read_text().splitlines(keepends=True)
+    (raw / "products.jsonl").write_text("".join(lines[:-1]))
+    with pytest.raises(UserError, match="was made with a folder of content"):
+        prepared(tmp_path, folder=str(raw))
+
+
+def test_products_without_a_note_are_taken_as_far_as_their_shards_fit(tmp_path):
+    built = prepared(tmp_path)
+    (tmp_path / "data" / "tiny" / MADE_OF).unlink()
+    assert prepared(tmp_path, overlap=0.75) == built
+    assert not (tmp_path / "data" / "tiny" / MADE_OF).exists()
+    with pytest.raises(UserError, match="made with patch_size 16"):
+        prepared(tmp_path, patch_size=8)
 
 
 def test_a_second_sweep_in_the_folder_is_refused(tmp_path):

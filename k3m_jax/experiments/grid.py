@@ -154,6 +154,21 @@ class Grid:
         for name in self.tasks:
             if name == PRETRAINING:
                 raise UserError(f"tasks: {name!r} is what the lanes begin with: call it otherwise")
+        trainings = dict.fromkeys(["", *(part.training for part in self.parts)])
+        tuned = ((task, training) for task in self.tasks for training in trainings)
+        for key, names in (
+            ("data", ((name,) for name in self.data)),
+            ("models", ((name,) for name in self.models)),
+            ("tasks", ((PRETRAINING,), *(tuple(filter(None, each)) for each in tuned))),
+        ):
+            folders: dict[str, tuple[str, ...]] = {}
+            for name in names:
+                if (first := folders.setdefault(slug(*name), name)) != name:
+                    one, other = (" learned from ".join(each) for each in (first, name))
+                    raise UserError(
+                        f"{key}: {one!r} and {other!r} would share the folder {slug(*name)!r}: "
+                        "call one otherwise"
+                    )
 
 
 def slug(*names: str) -> str:

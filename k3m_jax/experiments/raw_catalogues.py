@@ -46,7 +46,7 @@ def _built(source: str, own: ShardSet, workdir: epath.Path) -> ShardSet:
     arguments = BuildArguments(
         "jsonl",
         source,
-        str(workdir / "catalogues" / _digest(epath.Path(source), own)),
+        str(workdir / "catalogues" / digest(source, own.info.fingerprint)),
         image_size=own.info.image_size,
         patch_size=own.info.patch_size,
         vocabulary_size=0,  # the run has its own
@@ -59,16 +59,16 @@ def _built(source: str, own: ShardSet, workdir: epath.Path) -> ShardSet:
     return made
 
 
-def _digest(folder: epath.Path, own: ShardSet) -> str:
-    """A name for what is built of a folder as it is now."""
-    digest = hashlib.blake2b(own.info.fingerprint.encode(), digest_size=8)
+def digest(source: epath.PathLike, salt: str = "") -> str:
+    """Of a folder of products as it is now: its texts, and the sizes of all files in it."""
+    folder, found = epath.Path(source), hashlib.blake2b(salt.encode(), digest_size=8)
     for path in (folder / PRODUCTS, folder / PAIRS):
-        digest.update(path.read_bytes() if path.exists() else b"")
+        found.update(path.read_bytes() if path.exists() else b"")
     for path in _files(folder):
-        digest.update(
+        found.update(
             f"{path.relative_to(folder)}\0{path.stat().length}\0".encode(errors="surrogateescape")
         )
-    return digest.hexdigest()
+    return found.hexdigest()
 
 
 def _files(folder: epath.Path) -> Iterator[epath.Path]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import multiprocessing
 import os
 import pathlib
@@ -10,24 +11,27 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.process import BaseProcess
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tqdm
 from absl import logging
 
 from k3m_jax.data.build_arguments import BuildArguments
 from k3m_jax.data.building import build
+from k3m_jax.data.shards import open_shards
 from k3m_jax.data.synthetic import make_catalogue
 from k3m_jax.experiments import grid_results
-from k3m_jax.experiments.grid import Cell, Grid, Lane
+from k3m_jax.experiments.grid import Cell, Grid, Lane, Products, slug
 from k3m_jax.experiments.lane import Files, Stopped, run_lane
-from k3m_jax.experiments.raw_catalogues import PRODUCTS
+from k3m_jax.experiments.raw_catalogues import PRODUCTS, digest
 from k3m_jax.schema import UserError
 from k3m_jax.training.preemption import EXIT_PREEMPTED
 
 EVERY = 1.0  # seconds between two looks at what goes on
+MADE_OF = "made_of.json"  # beside a level's shards
+SIZES = ("image_size", "patch_size", "folds", "fold")  # what a level decides of a build
 
 
 class Outcome(NamedTuple):
@@ -71,7 +75,7 @@ def sweep(grid: Grid, workdir: pathlib.Path, workers: int) -> Outcome:
             if (left := [cell for cell in cells if cell not in before])
         }
         for lane in lanes:
-            _prepare(grid, files, lane)
+            prepare(grid, files, lane)
         total = sum(1 for _ in grid.cells())
         with tqdm.tqdm(total=total, initial=len(before), unit="cell", disable=None) as bar:
             failed, stopped = _run(grid, lanes, files, workers, bar)
@@ -144,12 +148,17 @@ def _process(
         sys.exit(1)
 
 
-def _prepare(grid: Grid, files: Files, lane: Lane) -> None:
-    """Makes a lane's shards, where they are not there yet."""
+def prepare(grid: Grid, files: Files, lane: Lane) -> None:
+    """Makes a lane's shards, where they are not there yet.
+
+    Raises:
+      UserError: products can't be built, or what lies there was made of others.
+    """
     products, own = grid.data[lane.data], files.data(lane.data) / "catalogue"
     catalogue = pathlib.Path(products.folder) if products.folder else own
     if products.folder and not (catalogue / PRODUCTS).exists():
         raise UserError(f"data.{lane.data}.folder: there is no {catalogue / PRODUCTS}")
+    _check_source(files, lane.data, products)
     if not products.folder and not catalogue.exists():
         make_catalogue(
             catalogue, products.products, products.seed, products.overlap, products.image_size
@@ -165,6 +174,39 @@ def _prepare(grid: Grid, files: Files, lane: Lane) -> None:
     )
     if not arguments.folder.exists():
         build(arguments)
+        return
+    stored = open_shards(arguments.folder).info.arguments
+    wanted = {key: getattr(arguments, key) for key in SIZES}
+    _check_same(files, lane.data, stored, wanted)
+
+
+def _check_source(files: Files, name: str, products: Products) -> None:
+    """Notes what a level's shards are made of; raises UserError where it was something else.
+
+    A folder that was begun before there were such notes is taken as it is.
+    """
+    wanted = {"a folder of content": digest(products.folder) if products.folder else ""}
+    if not products.folder:
+        wanted |= {key: getattr(products, key) for key in ("products", "overlap", "seed")}
+        wanted["image_size"] = products.image_size
+    note = files.data(name) / MADE_OF
+    if note.exists():
+        _check_same(files, name, json.loads(note.read_text()), wanted)
+    elif not files.data(name).exists():
+        note.parent.mkdir(parents=True)
+        note.write_text(json.dumps(wanted) + "\n")
+
+
+def _check_same(
+    files: Files, name: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> None:
+    for key, value in wanted.items():
+        if stored.get(key, value) != value:
+            raise UserError(
+                f"{files.data(name)} was made with {key} {stored[key]!r}, and data.{name} of the "
+                f"grid has {value!r}: take another --workdir, or remove that folder and the runs "
+                f"in {files.workdir / 'runs' / slug(name)}"
+            )
 
 
 def _share_of_cores(workers: int) -> list[tuple[int, ...]]:
