@@ -135,6 +135,18 @@ def test_questions(parts):
     assert "energy mrr" in values(clean)
 
 
+def test_there_is_no_energy_of_links_that_were_not_learned(parts, monkeypatch):
+    monkeypatch.setattr(head_fitting, "STEPS", 1)
+    settings, *rest = parts
+    lpm = dataclasses.replace(settings.objectives.lpm, weight=0.0)
+    objectives = dataclasses.replace(settings.objectives, lpm=lpm)
+    (report,) = measured(
+        (dataclasses.replace(settings, objectives=objectives), *rest), "", name="questions"
+    )
+    assert "mrr" in values(report)
+    assert not any("energy" in name for name in values(report))
+
+
 @pytest.mark.parametrize("wrong", ["embeddings", "labels"])
 def test_a_head_that_can_learn_nothing_is_told(wrong):
     judge = make_judge(Head(Task(name="classification", classes=("a", "b")), width=2), None)

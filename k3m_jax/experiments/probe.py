@@ -88,7 +88,9 @@ def probe(
         "training items are spoilt": str(train_corruption) or "no",
         "penalty of the head": fitted.penalty,
     }
-    linked = "lpm" in pretraining.tasks(batch_spec(unquestioning(settings), 1))
+    lpm = settings.objectives.lpm
+    asked = pretraining.tasks(batch_spec(unquestioning(settings), 1))
+    learned = "lpm" in asked and lpm.weight  # what its energy says otherwise means nothing
     examination = Examination(
         "probe",
         settings,
@@ -100,6 +102,6 @@ def probe(
         scale,
         notes,
         train_corruption,
-        settings.objectives.lpm.norm if linked else "",
+        lpm.norm if learned else "",
     )
     yield from map(examination.report, corruptions)
