@@ -1,1 +1,1 @@
-"""Compositions of training and evaluation: probes of frozen embeddings."""
+"""What is put together of the parts: runs, what they are measured by, and grids of them."""
