@@ -404,7 +404,7 @@ def told(message, call):
 def test_mistakes_are_told_by_their_key(given, settings):
     told("data.sources is empty", lambda: open_inputs(Data()))
     told(
-        "training.batch 16 is not a multiple of 8 data shards x objectives.group 4",
+        "training.batch 16 is not a multiple of 8 blocks that processes read x objectives.group 4",
         lambda: train_batches(settings, *given, blocks=(0,), shards=8),
     )
     told(

@@ -280,7 +280,8 @@ def local_rows(
     G = settings.objectives.group
     if batch % (shards * G):
         raise UserError(
-            f"{key} {batch} is not a multiple of {shards} data shards x objectives.group {G}"
+            f"{key} {batch} is not a multiple of {shards} blocks that processes read x "
+            f"objectives.group {G}"
         )
     rows = batch // shards
     return [row for block in blocks for row in range(block * rows, (block + 1) * rows)]
