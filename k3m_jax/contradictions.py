@@ -146,3 +146,5 @@ def _check_preset(s: Settings) -> None:
         )
     if s.objectives.mom.variant != "kl":
         raise UserError("objectives.mom.variant: model.preset 'release' has 'kl' alone")
+    if s.task.name == "questions":
+        raise UserError("task.name: model.preset 'release' encodes no answers to questions")

@@ -6,7 +6,7 @@ import typing
 import ml_collections
 import pytest
 from conftest import ROOT
-from tiny import TINY
+from tiny import TINY, released
 
 from k3m_jax.settings import Settings, UserError, default_config
 
@@ -95,6 +95,13 @@ def test_contradictions_name_their_keys(values, keys):
     for key in keys:
         assert key in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_release_answers_no_questions():
+    settings = released(TINY)
+    asked = dataclasses.replace(settings, task=dataclasses.replace(settings.task, name="questions"))
+    with pytest.raises(UserError, match=r"task\.name: model\.preset 'release'"):
+        asked.check()
 
 
 def hints(kind, prefix=""):
