@@ -120,9 +120,9 @@ def test_a_task_masks_nothing():
         dataclasses.replace(TINY, task=Task(name="classification")).check()
 
 
-@pytest.mark.parametrize("release", [False, True])
-def test_the_head_is_added_to_the_models_own_parameters(given, release):
-    settings = settings_of(given, "questions")
+@pytest.mark.parametrize(("task", "release"), [("questions", False), ("alignment", True)])
+def test_the_head_is_added_to_the_models_own_parameters(given, task, release):
+    settings = settings_of(given, task)
     settings = released(settings) if release else settings
     network = network_of(settings)
     assert isinstance(network, TaskNetwork)
