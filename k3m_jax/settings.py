@@ -170,6 +170,7 @@ class Model:
     dropout: Share = 0.1
     dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of activations; parameters are float32
     remat: bool = False  # recompute each layer in the backward pass: less memory, about 1/3 slower
+    unroll: bool = False  # compile each layer for itself, not once in a loop: faster on a GPU
 
 
 @dataclasses.dataclass(frozen=True)

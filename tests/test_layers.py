@@ -6,7 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from k3m_jax.model.layers import Attention, SelfAttentionLayer, masked_mean, masked_softmax, repeat
+from k3m_jax.model.layers import (
+    Attention,
+    Looping,
+    SelfAttentionLayer,
+    masked_mean,
+    masked_softmax,
+    repeat,
+)
 from k3m_jax.model.text_encoder import span_means
 
 RNG = np.random.default_rng(0)
@@ -95,14 +102,14 @@ def stack():
     x = jnp.asarray(RNG.normal(size=(2, 5, 8)), jnp.float32)
     mask = jnp.array([[True] * 5, [True] * 3 + [False] * 2])
     params = nn.unbox(
-        repeat(SelfAttentionLayer, 3, False, **fields).init(jax.random.key(0), x, mask)
+        repeat(SelfAttentionLayer, 3, Looping(), **fields).init(jax.random.key(0), x, mask)
     )
     return fields, params, x, mask
 
 
 def test_scanned_layers_equal_the_layers_one_after_another(stack):
     fields, params, x, mask = stack
-    scanned, _ = repeat(SelfAttentionLayer, 3, False, **fields).apply(params, x, mask)
+    scanned, _ = repeat(SelfAttentionLayer, 3, Looping(), **fields).apply(params, x, mask)
     y = x
     for i in range(3):
         layer = jax.tree.map(lambda a, i=i: a[i], params["params"])
@@ -110,12 +117,37 @@ def test_scanned_layers_equal_the_layers_one_after_another(stack):
     np.testing.assert_allclose(scanned, y, rtol=1e-5, atol=1e-6)
 
 
-def test_remat_changes_no_value_and_no_gradient(stack):
-    fields, params, x, mask = stack
+def differentiated(fields, x, mask, looping):
+    """Loss and gradient of a stack of three layers, as a function of its parameters and a key."""
 
-    def loss(params, remat):
-        out, _ = repeat(SelfAttentionLayer, 3, remat, **fields).apply(params, x, mask)
+    def loss(params, key):
+        module = repeat(SelfAttentionLayer, 3, looping, **fields)
+        out, _ = module.apply(params, x, mask, rngs={"dropout": key})
         return (out**2).sum() + (out**3).sum()
 
-    plain, remat = (jax.value_and_grad(loss)(params, r) for r in (False, True))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), plain, remat)
+    return jax.jit(jax.value_and_grad(loss))
+
+
+@pytest.mark.parametrize(
+    "looping", [Looping(remat=True), Looping(unroll=True), Looping(remat=True, unroll=True)]
+)
+def test_how_layers_are_gone_through_changes_no_value_and_no_gradient(stack, looping):
+    fields, params, x, mask = stack
+    fields = fields | {"dropout": 0.2, "deterministic": False}
+    args = params, jax.random.key(3)
+    plain, other = (differentiated(fields, x, mask, each)(*args) for each in (Looping(), looping))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), plain, other)
+
+
+def test_unrolled_layers_have_no_loop_and_are_computed_again_if_they_are_to_be(stack):
+    fields, params, x, mask = stack
+
+    def compiled(*looping):
+        step = differentiated(fields, x, mask, Looping(*looping))
+        return step.lower(params, jax.random.key(3)).compile().as_text()
+
+    assert "while(" in compiled(False, False)
+    plain, again = compiled(False, True), compiled(True, True)
+    assert "while(" not in plain + again
+    # An exponential is of softmax alone: a layer's is computed twice where nothing is kept.
+    assert again.count(" exponential(") == 2 * plain.count(" exponential(") > 0

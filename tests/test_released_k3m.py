@@ -18,7 +18,7 @@ from k3m_jax import settings as s
 from k3m_jax.data.batch import random_batch
 from k3m_jax.model.interactor import CoAttentionBlock
 from k3m_jax.model.interleaving import Schedule, interact
-from k3m_jax.model.layers import SelfAttentionLayer, Stack, repeat
+from k3m_jax.model.layers import Looping, SelfAttentionLayer, Stack, repeat
 from k3m_jax.model.network import Network
 from k3m_jax.model.pretrained.name_map import read_tensors, write_tensors
 from k3m_jax.model.pretrained.released_k3m import check_config, model_settings, name_map
@@ -33,31 +33,34 @@ GOLDEN = ROOT / "tests" / "golden" / "k3m_release"
 # -- the schedule
 
 
-def _stack(kind, count, fields, *example):
+def _stack(kind, count, fields, looping, *example):
     """A stack of random parameters."""
-    module = repeat(kind, count, False, **fields)
+    module = repeat(kind, count, Looping(), **fields)
     params = nn.unbox(module.init(jax.random.key(count), *example))["params"]
     noise = iter(jax.random.split(jax.random.key(9), len(jax.tree.leaves(params))))
     params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(noise), x.shape), params)
-    return Stack(kind(**fields, parent=None), params, remat=False)
+    return Stack(kind(**fields, parent=None), params, looping)
 
 
 @pytest.mark.parametrize(
     ("text_before", "image_before"),
     [((0, 0), (2, 2)), ((1, 4), (0, 2))],
 )
-def test_each_stream_runs_its_layers_where_the_schedule_says(text_before, image_before):
+@pytest.mark.parametrize("unroll", [False, True])
+def test_each_stream_runs_its_layers_where_the_schedule_says(text_before, image_before, unroll):
     """Against the general rule, written as a loop over layers and blocks."""
     how = {"dropout": 0.0, "dtype": jnp.float32, "deterministic": True}
+    looping = Looping(unroll=unroll)
     x, y = jax.random.normal(jax.random.key(0), (2, 1, 3, 8))
     masks = jnp.zeros((2, 1, 3))
+    sizes = {"width": 8, "heads": 2, "mlp": 8}
     text, image = (
-        _stack(SelfAttentionLayer, n, {"width": 8, "heads": 2, "mlp": 8, "axis": axis, **how}, x, m)
-        for n, axis, m in ((5, "embed", masks[0]), (2, "image_embed", masks[1]))
+        _stack(SelfAttentionLayer, n, {**sizes, "axis": axis, **how}, looping, x, mask)
+        for n, axis, mask in ((5, "embed", masks[0]), (2, "image_embed", masks[1]))
     )
     sizes = s.Interactor(blocks=2, width=8, heads=2, image_mlp=8, text_mlp=8)
     widths = {"sizes": sizes, "text_width": 8, "image_width": 8}
-    blocks = _stack(CoAttentionBlock, 2, widths | how, (x, y), *masks)
+    blocks = _stack(CoAttentionBlock, 2, widths | how, looping, (x, y), *masks)
 
     def layer(stack, i, *args):
         params = jax.tree.map(operator.itemgetter(i), stack.params)

@@ -52,6 +52,11 @@ def test_every_mesh_computes_the_same(on_one_device, mesh):
     assert_close(run(tiny_program(TINY, *mesh)), on_one_device)
 
 
+def test_unrolled_layers_compute_the_same(on_one_device):
+    unrolled = tiny_settings(model=dataclasses.replace(TINY.model, unroll=True))
+    assert_close(run(tiny_program(unrolled, 2, 2, 2)), on_one_device)
+
+
 def test_runs_that_differ_by_their_seed_share_a_program():
     """So that repetitions of a run find it compiled."""
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from k3m_jax import settings
-from k3m_jax.model.layers import SelfAttentionLayer, Stack, dense, layer_norm, repeat
+from k3m_jax.model.layers import Looping, SelfAttentionLayer, Stack, dense, layer_norm, repeat
 
 
 def region_features(inputs: jax.Array) -> jax.Array:
@@ -52,7 +52,7 @@ class ImageEncoder(nn.Module):
     sizes: settings.Encoder
     dropout: float
     dtype: jnp.dtype
-    remat: bool
+    looping: Looping
     deterministic: bool
     embed: type[nn.Module] = ImageEmbedding  # or another of the same fields and arguments
 
@@ -62,7 +62,7 @@ class ImageEncoder(nn.Module):
         nn.share_scope(self, self.embedding)
         fields = SelfAttentionLayer.fields_in(self, "image_embed")
         self.layers = repeat(
-            SelfAttentionLayer, self.sizes.layers, self.remat, **fields, name="layers"
+            SelfAttentionLayer, self.sizes.layers, self.looping, **fields, name="layers"
         )
 
     def __call__(
@@ -85,4 +85,4 @@ class ImageEncoder(nn.Module):
     def stack(self) -> Stack:
         """The layers, for another schedule than one after the other."""
         fields = SelfAttentionLayer.fields_in(self, "image_embed")
-        return Stack.of(self.layers, SelfAttentionLayer, self.remat, **fields)
+        return Stack.of(self.layers, SelfAttentionLayer, self.looping, **fields)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from k3m_jax import settings
-from k3m_jax.model.layers import Stack, TransformerLayer, repeat
+from k3m_jax.model.layers import Looping, Stack, TransformerLayer, repeat
 
 
 class CoAttentionBlock(nn.Module):
@@ -65,7 +65,7 @@ class Interactor(nn.Module):
     image_width: int
     dropout: float
     dtype: jnp.dtype
-    remat: bool
+    looping: Looping
     deterministic: bool
     image_axis: str = "image_embed"
     block: type[nn.Module] = CoAttentionBlock  # or another of the same fields and arguments
@@ -73,7 +73,7 @@ class Interactor(nn.Module):
     def setup(self) -> None:
         """The blocks."""
         self.blocks = repeat(
-            self.block, self.sizes.blocks, self.remat, **self._fields(), name="blocks"
+            self.block, self.sizes.blocks, self.looping, **self._fields(), name="blocks"
         )
 
     def __call__(
@@ -84,7 +84,7 @@ class Interactor(nn.Module):
 
     def stack(self) -> Stack:
         """The blocks, for a schedule that has something between them."""
-        return Stack.of(self.blocks, self.block, self.remat, **self._fields())
+        return Stack.of(self.blocks, self.block, self.looping, **self._fields())
 
     def _fields(self) -> dict[str, Any]:
         return {

@@ -59,7 +59,7 @@ class Schedule(NamedTuple):
             return jnp.where(taken, self.stack.apply(params, key, x, mask), x), None
 
         keys = jax.random.split(key, len(segment.taken))
-        return jax.lax.scan(step, x, (*segment, keys))[0]
+        return jax.lax.scan(step, x, (*segment, keys), unroll=self.stack.looping.unroll)[0]
 
 
 def interact(
@@ -87,4 +87,5 @@ def interact(
         return (first.run(one, x, masks[0], keys[1]), second.run(other, y, masks[1], keys[2])), None
 
     keys = jax.random.split(key, len(first.after.taken))
-    return jax.lax.scan(step, streams, (blocks.params, first.after, second.after, keys))[0]
+    parts = blocks.params, first.after, second.after, keys
+    return jax.lax.scan(step, streams, parts, unroll=blocks.looping.unroll)[0]

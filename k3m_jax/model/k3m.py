@@ -11,7 +11,7 @@ from k3m_jax.model.fusion import Fusion
 from k3m_jax.model.heads import MaskedLanguageHead, MaskedObjectHead
 from k3m_jax.model.image_encoder import ImageEncoder
 from k3m_jax.model.interactor import Interactor
-from k3m_jax.model.layers import dense, mean_position, table
+from k3m_jax.model.layers import Looping, dense, mean_position, table
 from k3m_jax.model.structure_aggregation import StructureAggregation
 from k3m_jax.model.text_encoder import TextEncoder, property_and_value, span_means
 from k3m_jax.settings import Settings
@@ -49,7 +49,7 @@ class K3M(nn.Module):
         how = {
             "dropout": model.dropout,
             "dtype": self.dtype,
-            "remat": model.remat,
+            "looping": Looping.of(model),
             "deterministic": self.deterministic,
         }
         self.text_encoder = TextEncoder(model.text, model.vocabulary, model.positions, **how)

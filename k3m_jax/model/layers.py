@@ -7,12 +7,13 @@ them are spread over which devices. Post-norm layers, exact GELU, epsilon 1e-12,
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from k3m_jax import settings
 from k3m_jax.parallel import shardings
 
 INITIAL_STDDEV = 0.02  # BERT's, of its tables and, at its width of 768, of its matrices
@@ -259,20 +260,37 @@ class SelfAttentionLayer(nn.Module):
         }
 
 
-def repeat(layer: type[nn.Module], times: int, remat: bool, **fields) -> nn.Module:
-    """`times` layers of their own parameters, compiled once: a scan over stacked parameters.
+class Looping(NamedTuple):
+    """How the layers of a stack are gone through; it changes no value."""
 
-    `layer` maps (carry, *constants) to (carry, None). With `remat` the backward pass computes each
-    layer's activations again in place of keeping them.
+    remat: bool = False  # the backward pass computes a layer's activations again, and keeps none
+    unroll: bool = False  # compiled one after another, not once for all: no copies in and out
+
+    @classmethod
+    def of(cls, model: settings.Model) -> Self:
+        """As the settings say."""
+        return cls(model.remat, model.unroll)
+
+    def checkpoint(self, wrap: Callable[..., Any], layer: Any) -> Any:
+        """`layer` wrapped by `nn.remat` or `jax.checkpoint`, if it is to be."""
+        # A loop keeps the two computations apart by itself. Without one the compiler would find
+        # that they are the same, and keep what is not to be kept.
+        return wrap(layer, prevent_cse=self.unroll) if self.remat else layer
+
+
+def repeat(layer: type[nn.Module], times: int, looping: Looping, **fields) -> nn.Module:
+    """`times` layers of their own parameters: a scan over stacked parameters.
+
+    `layer` maps (carry, *constants) to (carry, None).
     """
-    if remat:
-        layer = nn.remat(layer, prevent_cse=False)
+    layer = looping.checkpoint(nn.remat, layer)
     return nn.scan(
         layer,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=nn.broadcast,
         length=times,
+        unroll=looping.unroll,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )(**fields)
 
@@ -282,13 +300,13 @@ class Stack(NamedTuple):
 
     layer: nn.Module  # one of them, unbound
     params: Any  # of all: [times, …] each
-    remat: bool
+    looping: Looping
 
     @classmethod
-    def of(cls, repeated: nn.Module, layer: type[nn.Module], remat: bool, **fields) -> "Stack":
-        """`repeated` is `repeat(layer, …, remat, **fields)`, initialised."""
+    def of(cls, repeated: nn.Module, layer: type[nn.Module], looping: Looping, **fields) -> Self:
+        """`repeated` is `repeat(layer, …, looping, **fields)`, initialised."""
         params = nn.unbox(repeated.variables["params"])
-        return cls(layer(**fields, parent=None), params, remat)
+        return cls(layer(**fields, parent=None), params, looping)
 
     def apply(self, params: Any, key: jax.Array, *args: Any) -> Any:
         """One layer of `params`, its dropout drawn from `key`: (x, …) -> x."""
@@ -296,5 +314,4 @@ class Stack(NamedTuple):
         def run(params, key, *args):
             return self.layer.apply({"params": params}, *args, rngs={"dropout": key})[0]
 
-        run = jax.checkpoint(run, prevent_cse=False) if self.remat else run
-        return run(params, key, *args)
+        return self.looping.checkpoint(jax.checkpoint, run)(params, key, *args)

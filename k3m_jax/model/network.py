@@ -1,7 +1,7 @@
 """The model as pure functions of parameters and batches: the seam between flax and the rest."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import flax.linen as nn
 import jax
@@ -38,7 +38,13 @@ class Network:
         """Fresh float32 parameters, each boxed with its logical axis names."""
         batch = random_batch(self.settings, self.settings.objectives.group)
         rngs = dict.fromkeys(("params", "dropout", "gumbel"), key)
-        return self._module(deterministic=True).init(rngs, batch, 1.0)["params"]
+        module = self.looped()._module(deterministic=True)
+        return module.init(rngs, batch, 1.0)["params"]
+
+    def looped(self) -> Self:
+        """The same model, compiled soon: for what runs once, or is to be small."""
+        model = dataclasses.replace(self.settings.model, unroll=False)
+        return dataclasses.replace(self, settings=dataclasses.replace(self.settings, model=model))
 
     def apply(
         self,

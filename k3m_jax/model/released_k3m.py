@@ -20,7 +20,7 @@ from k3m_jax.model.image_encoder import ImageEncoder, whole_picture_first
 from k3m_jax.model.interactor import Interactor
 from k3m_jax.model.interleaving import Schedule, interact
 from k3m_jax.model.k3m import Product
-from k3m_jax.model.layers import dense
+from k3m_jax.model.layers import Looping, dense
 from k3m_jax.model.structure_aggregation import StructureAggregation
 from k3m_jax.model.text_encoder import TextEncoder
 from k3m_jax.settings import Settings
@@ -73,7 +73,7 @@ class ReleasedK3M(nn.Module):
         how = {
             "dropout": model.dropout,
             "dtype": self.dtype,
-            "remat": model.remat,
+            "looping": Looping.of(model),
             "deterministic": self.deterministic,
         }
         self.text_encoder = TextEncoder(text, model.vocabulary, model.positions, **how)

@@ -7,6 +7,7 @@ import numpy as np
 
 from k3m_jax import settings
 from k3m_jax.model.layers import (
+    Looping,
     SelfAttentionLayer,
     Stack,
     constrain,
@@ -66,7 +67,7 @@ class TextEncoder(nn.Module):
     positions: int
     dropout: float
     dtype: jnp.dtype
-    remat: bool
+    looping: Looping
     deterministic: bool
 
     def setup(self) -> None:
@@ -82,7 +83,7 @@ class TextEncoder(nn.Module):
         nn.share_scope(self, self.embedding)
         fields = SelfAttentionLayer.fields_in(self, "embed")
         self.layers = repeat(
-            SelfAttentionLayer, self.sizes.layers, self.remat, **fields, name="layers"
+            SelfAttentionLayer, self.sizes.layers, self.looping, **fields, name="layers"
         )
 
     def __call__(self, *texts: Text) -> tuple[jax.Array, ...]:
@@ -110,7 +111,7 @@ class TextEncoder(nn.Module):
     def stack(self) -> Stack:
         """The layers, for another schedule than one after the other."""
         fields = SelfAttentionLayer.fields_in(self, "embed")
-        return Stack.of(self.layers, SelfAttentionLayer, self.remat, **fields)
+        return Stack.of(self.layers, SelfAttentionLayer, self.looping, **fields)
 
 
 def property_and_value(

@@ -63,7 +63,7 @@ def export_run(
     if chosen.task.downstream:  # what embeds is exported, not the head
         params, _ = split_params(params)
         chosen = dataclasses.replace(chosen, task=settings.Task())
-    network = Network(chosen)
+    network = Network(chosen).looped()
     known = {each.info.fingerprint: each for each in shard_sets}
     facts = model_card.Facts(
         settings=chosen,

@@ -41,6 +41,7 @@ FREE = (
     "evaluation.",
     "mesh.",
     "model.remat",
+    "model.unroll",
     "training.accumulation",
     "training.checkpoint_every",
     "training.eval_every",

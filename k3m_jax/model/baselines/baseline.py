@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from k3m_jax.data.batch import PARTS, Batch
 from k3m_jax.model.heads import MaskedLanguageHead, MaskedObjectHead
 from k3m_jax.model.k3m import Product
-from k3m_jax.model.layers import dense, mean_position, table
+from k3m_jax.model.layers import Looping, dense, mean_position, table
 from k3m_jax.model.text_encoder import TextEncoder, property_and_value
 from k3m_jax.settings import Settings
 
@@ -38,7 +38,7 @@ class Baseline(nn.Module):
         """The shared parts; a baseline adds its own."""
         model, dtype = self.settings.model, jnp.dtype(self.settings.model.dtype)
         self.text_encoder = TextEncoder(
-            model.text, model.vocabulary, model.positions, **self.how, remat=model.remat
+            model.text, model.vocabulary, model.positions, **self.how, looping=Looping.of(model)
         )
         self.absent = self.param("absent", table("norm"), (model.text.width,))
         self.mlm_head = MaskedLanguageHead(dtype)

@@ -8,6 +8,7 @@ from k3m_jax.data.batch import Batch
 from k3m_jax.model.baselines.baseline import Baseline, Streams
 from k3m_jax.model.image_encoder import ImageEmbedding, ImageEncoder
 from k3m_jax.model.interactor import CoAttentionBlock, Interactor
+from k3m_jax.model.layers import Looping
 
 
 class TwoStreams(Baseline):
@@ -21,14 +22,14 @@ class TwoStreams(Baseline):
         super().setup()
         model = self.settings.model
         self.image_encoder = ImageEncoder(
-            model.image, **self.how, remat=model.remat, embed=self.region_embedding
+            model.image, **self.how, looping=Looping.of(model), embed=self.region_embedding
         )
         self.interactor = Interactor(
             model.interactor,
             model.text.width,
             model.image.width,
             **self.how,
-            remat=model.remat,
+            looping=Looping.of(model),
             block=self.block,
         )
 
