@@ -14,5 +14,6 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
     config.training.batch = 1024
     config.evaluation.batch = 1024
     config.model.remat = False
+    config.model.unroll = True
     config.data.workers = 32  # of one process for all eight; 4 where each GPU has its own
     return variant(config, name)
