@@ -150,6 +150,7 @@ def test_another_run_in_the_folder_names_the_key(open_run, program, state, group
         change("training", accumulation=2, keep=9, log_every=5),
         change("data", sources=("moved/here",), workers=3, threads=5),
         change("mesh", data=2),
+        change("model", remat=True, unroll=True),
     ],
 )
 def test_what_does_not_change_what_is_learned_may_change(open_run, program, state, groups):

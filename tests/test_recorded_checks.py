@@ -50,6 +50,7 @@ def test_what_was_compiled_is_the_configuration(config):
     assert found["batch"] == settings.training.batch
     for each in (found, recorded(f"{config}_largest")):
         assert each["mesh"] == sizes
+        assert each["unroll"] == settings.model.unroll
         flops = training_flops(settings) * each["batch"] / devices
         assert each["model_flops"] == pytest.approx(flops)
 

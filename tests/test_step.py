@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import TINY, tiny_program, tiny_settings
+from tiny import TINY, released, tiny_program, tiny_settings
 
 from k3m_jax.data.batch import random_batch
 from k3m_jax.model.network import Network
@@ -52,9 +52,40 @@ def test_every_mesh_computes_the_same(on_one_device, mesh):
     assert_close(run(tiny_program(TINY, *mesh)), on_one_device)
 
 
+UNROLLED = tiny_settings(model=dataclasses.replace(TINY.model, unroll=True))
+
+
 def test_unrolled_layers_compute_the_same(on_one_device):
-    unrolled = tiny_settings(model=dataclasses.replace(TINY.model, unroll=True))
-    assert_close(run(tiny_program(unrolled, 2, 2, 2)), on_one_device)
+    assert_close(run(tiny_program(UNROLLED, 2, 2, 2)), on_one_device)
+
+
+def loops(jaxpr):
+    """The length of each loop, and how many turns of it are compiled one after another."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "scan":
+            yield equation.params["length"], equation.params["unroll"]
+        for inner in (getattr(x, "jaxpr", x) for x in jax.tree.leaves(equation.params)):
+            if hasattr(inner, "eqns"):
+                yield from loops(inner)
+
+
+@pytest.mark.parametrize("settings", [UNROLLED, released(UNROLLED)], ids=["paper", "release"])
+def test_unrolled_a_step_has_no_loop_and_the_rest_keeps_it(settings):
+    """Where one would be long to compile, or large: at initialisation and in what is exported."""
+    network, key = Network(settings), jax.random.key(0)
+    batch = random_batch(settings, settings.objectives.group)
+    params = unbox(jax.eval_shape(network.init_params, key))
+
+    def turns(function, *args):
+        return list(loops(jax.make_jaxpr(function)(*args).jaxpr))
+
+    unrolled = turns(network.apply, params, batch)
+    assert max(unrolled) > (1, 1)
+    assert all(unroll == max(length, 1) for length, unroll in unrolled)
+    looped = turns(network.init_params, key), turns(network.looped().apply, params, batch)
+    for each in looped:
+        assert max(each) > (1, 1)
+        assert all(unroll == 1 for _, unroll in each)
 
 
 def test_runs_that_differ_by_their_seed_share_a_program():

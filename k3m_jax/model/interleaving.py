@@ -1,7 +1,8 @@
 """Two streams that run through layers of their own and meet in co-attention blocks in between.
 
-Each pass is one scan over the blocks, so that it is compiled once however many there are. One stack
-of layers serves several passes: parts of its parameters go through each of these scans.
+Each pass is one scan over the blocks, so that it is compiled once however many there are, unless
+`model.unroll` says otherwise. One stack of layers serves several passes: parts of its parameters
+go through each of these scans.
 """
 
 from collections.abc import Sequence

@@ -261,7 +261,7 @@ class SelfAttentionLayer(nn.Module):
 
 
 class Looping(NamedTuple):
-    """How the layers of a stack are gone through; it changes no value."""
+    """How the layers of a stack are gone through; it changes values by rounding alone."""
 
     remat: bool = False  # the backward pass computes a layer's activations again, and keeps none
     unroll: bool = False  # compiled one after another, not once for all: no copies in and out

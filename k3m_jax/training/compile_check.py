@@ -51,6 +51,7 @@ class Check:
     rows_per_device: float
     accumulation: int
     remat: bool
+    unroll: bool
     vocabulary: int
     classes: int
     parameters: int
@@ -140,6 +141,7 @@ def check(settings: Settings, topology: Topology) -> Check:
         rows_per_device=training.batch / devices,
         accumulation=training.accumulation,
         remat=settings.model.remat,
+        unroll=settings.model.unroll,
         vocabulary=settings.model.vocabulary,
         classes=settings.image.classes,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
@@ -247,6 +249,8 @@ def _advice(program: Program, topology: Topology) -> str:
         )
     if topology.compiler == "cuda" and not settings.debug.memory_fraction:
         hints.append(f"set debug.memory_fraction above jax's {GPU_SHARE:g}")
+    if topology.compiler == "cuda" and not settings.model.unroll:
+        hints.append("set model.unroll=true")
     if not settings.model.remat:
         hints.append("set model.remat=true")
     rows = settings.training.batch // data_shards(mesh) // settings.objectives.group

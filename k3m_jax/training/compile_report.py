@@ -16,7 +16,12 @@ def table(check: Check) -> str:
             (
                 "batch",
                 f"{check.batch:,} items, {check.rows_per_device:g} per device, in "
-                f"{check.accumulation} micro-batches; remat {'on' if check.remat else 'off'}",
+                f"{check.accumulation} micro-batches",
+            ),
+            (
+                "layers",
+                f"{'one by one' if check.unroll else 'in loops'}, remat "
+                f"{'on' if check.remat else 'off'}",
             ),
             (
                 "parameters",
