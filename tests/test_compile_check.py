@@ -88,6 +88,19 @@ def test_a_compiler_that_runs_out_of_memory_says_what_would_help(monkeypatch):
         check(tiny_settings(mesh=Mesh(data=2, fsdp=4)), pretended())
 
 
+def test_for_a_gpu_layers_one_by_one_are_advised_before_remat(monkeypatch):
+    def compile_(program, options):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory.")
+
+    monkeypatch.setattr(Program, "compile", compile_)
+    gpu = pretended()._replace(compiler="cuda")
+    with pytest.raises(DoesNotFitError, match=r"model\.unroll=true, or set model\.remat"):
+        check(TINY, gpu)
+    unrolled = tiny_settings(model=dataclasses.replace(TINY.model, unroll=True))
+    with pytest.raises(DoesNotFitError, match=r"memory_fraction [^,]*, or set model\.remat"):
+        check(unrolled, gpu)
+
+
 @pytest.mark.parametrize("start", [32, 320, 3200])
 def test_the_largest_batch_is_found(monkeypatch, start):
     """Of a step that needs 1 MB and 2 MB per item."""
