@@ -13,6 +13,7 @@ from tiny import TINY, tiny_settings
 from k3m_jax import settings as s
 from k3m_jax.model.image_encoder import ImageEncoder
 from k3m_jax.model.interactor import Interactor
+from k3m_jax.model.layers import Looping
 from k3m_jax.model.pretrained.importing import read_params
 from k3m_jax.settings import UserError
 
@@ -169,7 +170,9 @@ def test_the_image_stream_is_theirs(tensors, imported):
         out = linear(tensors, f"{layer}.attention.output.dense", attend(*qkv))
         x = norm(tensors, f"{layer}.attention.output.LayerNorm", out + x)
         x = feed_forward(tensors, f"{layer}.intermediate.dense", f"{layer}.output", x)
-    encoder = ImageEncoder(fitting().model.image, 0.0, np.float32, False, True)
+    encoder = ImageEncoder(
+        fitting().model.image, dropout=0.0, dtype=np.float32, looping=Looping(), deterministic=True
+    )
     ours = encoder.apply(
         {"params": imported.params["image_encoder"]},
         features[None].astype(np.float32),
@@ -200,7 +203,15 @@ def test_the_co_attention_is_theirs(tensors, imported):
             inner, outer = f"{block}.{letter}_intermediate.dense", f"{block}.{letter}_output"
             streams.append(feed_forward(tensors, inner, outer, x))
         text, image = streams
-    interactor = Interactor(fitting().model.interactor, D, DV, 0.0, np.float32, False, True)
+    interactor = Interactor(
+        fitting().model.interactor,
+        text_width=D,
+        image_width=DV,
+        dropout=0.0,
+        dtype=np.float32,
+        looping=Looping(),
+        deterministic=True,
+    )
     masks = np.ones((1, 6), bool), np.ones((1, 5), bool)
     ours = interactor.apply({"params": imported.params["interactor"]}, *arguments, *masks)
     assert relative_error(ours[0][0], text) < 1e-5
