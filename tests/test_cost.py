@@ -2,7 +2,7 @@ import importlib
 
 import pytest
 
-from configs import grid_real_products
+from configs import grid_catalogue, grid_real_products, quickstart
 from configs.baselines import SIZES
 from k3m_jax.settings import Settings
 from k3m_jax.training.cost import cost_table, parameters
@@ -26,6 +26,20 @@ def test_baselines_cost_what_k3m_costs(name):
     same = parameters(theirs) == pytest.approx(parameters(ours), rel=0.1)
     assert same == (name not in OF_ITS_FLOPS_ALONE)
     assert (theirs.training, theirs.optimizer) == (ours.training, ours.optimizer)
+
+
+@pytest.mark.parametrize(("variant", "dearer"), [("wide", 3.5), ("longer", 3.0)])
+def test_they_do_where_all_are_larger_or_train_longer(variant, dearer):
+    models = grid_catalogue.get_config(variant).models
+
+    def cost(config):
+        settings = Settings.from_config(config).resolved(vocabulary=1384, classes=256)
+        return training_flops(settings) * settings.training.steps
+
+    costs = {name: cost(config) for name, config in models.items()}
+    assert costs == {name: pytest.approx(costs["k3m"], rel=0.1) for name in costs}
+    assert costs["k3m"] == pytest.approx(dearer * cost(quickstart.get_config()), rel=0.01)
+    assert set(costs) == {"k3m", "vlbert_pkg", "bert_pkg"}
 
 
 def test_they_do_on_real_products_too():

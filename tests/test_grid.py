@@ -141,6 +141,30 @@ def test_the_grid_of_the_embedded_catalogue_has_what_the_comparison_needs():
     assert longer == {"k3m", *pkg}
 
 
+@pytest.mark.parametrize("variant", ["wide", "longer"])
+def test_a_variant_asks_what_the_whole_grid_has_asked_of_other_models(variant):
+    """So that what it measures can be held against a line of the whole grid."""
+    whole, varied = get_config(), get_config(variant)
+    cells = set(Grid.parse(varied.to_dict()).cells())
+    assert {cell.task for cell in cells} == {"pretraining", "questions", "long classification"}
+    assert cells < set(Grid.parse(whole.to_dict()).cells())
+    assert all(varied.tasks[task] == whole.tasks[task] for task in varied.tasks)
+    assert varied.data["overlap 20 %"] == whole.data["overlap 20 %"]
+    for name, config in varied.models.items():
+        before, now = whole.models[name], config.copy_and_resolve_references()
+        if variant == "wide":
+            now.model.update({part: before.model[part] for part in ("text", "image", "interactor")})
+        else:
+            now.training.steps = before.training.steps
+        assert config != before
+        assert now == before, name
+
+
+def test_an_unknown_variant_is_told():
+    with pytest.raises(UserError, match="'big' is not one of debug, wide, longer"):
+        get_config("big")
+
+
 def add(path, grid, cell):
     content = {"metrics": {"accuracy": {"value": 0.5, "interval": None}}}
     grid_results.add(path, cell, grid.fingerprint(cell._replace(model="a")), content)
