@@ -152,7 +152,7 @@ def _varied(grid: ml_collections.ConfigDict, name: str) -> ml_collections.Config
         if name == "longer":
             config.training.steps *= 3
         else:
-            _widen(config.model)
+            _widen(config)
     if name == "wide":
         grid.models.vlbert_pkg.model.text.width = 176  # at twice 80 it would cost less than K3M
     (products, *_) = grid.data
@@ -163,14 +163,16 @@ def _varied(grid: ml_collections.ConfigDict, name: str) -> ml_collections.Config
     return grid
 
 
-def _widen(model: ml_collections.ConfigDict) -> None:
-    for part, widths in (
-        (model.text, ("width", "mlp")),
-        (model.image, ("width", "mlp")),
-        (model.interactor, ("width", "image_mlp", "text_mlp")),
-    ):
+def _widen(config: ml_collections.ConfigDict) -> None:
+    for part, widths in {
+        "text": ("width", "mlp"),
+        "image": ("width", "mlp"),
+        "interactor": ("width", "image_mlp", "text_mlp"),
+    }.items():
         for each in widths:
-            part[each] *= 2
+            config.model[part][each] *= 2
+    # A step of Adam changes each weight by as much, and twice as many add up.
+    config.optimizer.learning_rate /= 2
 
 
 def _tiny(grid: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

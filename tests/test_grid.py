@@ -154,6 +154,7 @@ def test_a_variant_asks_what_the_whole_grid_has_asked_of_other_models(variant):
         before, now = whole.models[name], config.copy_and_resolve_references()
         if variant == "wide":
             now.model.update({part: before.model[part] for part in ("text", "image", "interactor")})
+            now.optimizer.learning_rate *= 2
         else:
             now.training.steps = before.training.steps
         assert config != before
