@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT
 
 from configs import finetune_classification, grid_real_products, quickstart
-from configs.grid_catalogue import ABLATIONS, BASELINES, get_config
+from configs.grid_catalogue import ABLATIONS, BASELINES, SETTINGS, get_config
 from k3m_jax.evaluation.task_floors import FLOORS
 from k3m_jax.experiments import grid_results
 from k3m_jax.experiments.grid import PRETRAINING, Cell, Grid, Lane
@@ -141,19 +141,30 @@ def test_the_grid_of_the_embedded_catalogue_has_what_the_comparison_needs():
     assert longer == {"k3m", *pkg}
 
 
+def halve(model):
+    for part in (model.text, model.image, model.interactor):
+        for name in ("width", "mlp", "text_mlp", "image_mlp"):
+            if name in part:
+                part[name] //= 2
+
+
 @pytest.mark.parametrize("variant", ["wide", "longer"])
 def test_a_variant_asks_what_the_whole_grid_has_asked_of_other_models(variant):
     """So that what it measures can be held against a line of the whole grid."""
     whole, varied = get_config(), get_config(variant)
     cells = set(Grid.parse(varied.to_dict()).cells())
     assert {cell.task for cell in cells} == {"pretraining", "questions", "long classification"}
+    assert {cell.corruption for cell in cells} == {"", *(f"{each}100" for each in SETTINGS)}
+    assert len(cells) == 3 * (1 + 2 * 10)
     assert cells < set(Grid.parse(whole.to_dict()).cells())
     assert all(varied.tasks[task] == whole.tasks[task] for task in varied.tasks)
     assert varied.data["overlap 20 %"] == whole.data["overlap 20 %"]
     for name, config in varied.models.items():
         before, now = whole.models[name], config.copy_and_resolve_references()
         if variant == "wide":
-            now.model.update({part: before.model[part] for part in ("text", "image", "interactor")})
+            halve(now.model)
+            assert now.model.text.width in (before.model.text.width, 88)  # which is VL-BERT+PKG's
+            now.model.text.width = before.model.text.width
             now.optimizer.learning_rate *= 2
         else:
             now.training.steps = before.training.steps
