@@ -163,8 +163,9 @@ def test_a_variant_asks_what_the_whole_grid_has_asked_of_other_models(variant):
         before, now = whole.models[name], config.copy_and_resolve_references()
         if variant == "wide":
             halve(now.model)
-            assert now.model.text.width in (before.model.text.width, 88)  # which is VL-BERT+PKG's
-            now.model.text.width = before.model.text.width
+            if name == "vlbert_pkg":
+                assert now.model.text.width == 88  # of 80: more than twice, to cost as much
+                now.model.text.width = 80
             now.optimizer.learning_rate *= 2
         else:
             now.training.steps = before.training.steps
