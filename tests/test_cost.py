@@ -28,7 +28,7 @@ def test_baselines_cost_what_k3m_costs(name):
     assert (theirs.training, theirs.optimizer) == (ours.training, ours.optimizer)
 
 
-@pytest.mark.parametrize(("variant", "dearer"), [("wide", 3.5), ("longer", 3.0)])
+@pytest.mark.parametrize(("variant", "dearer"), [("wide", 3.5), ("longer", 3.0), ("longest", 9.0)])
 def test_they_do_where_all_are_larger_or_train_longer(variant, dearer):
     models = grid_catalogue.get_config(variant).models
 

@@ -148,14 +148,15 @@ def halve(model):
                 part[name] //= 2
 
 
-@pytest.mark.parametrize("variant", ["wide", "longer"])
+@pytest.mark.parametrize("variant", ["wide", "longer", "longest"])
 def test_a_variant_asks_what_the_whole_grid_has_asked_of_other_models(variant):
     """So that what it measures can be held against a line of the whole grid."""
     whole, varied = get_config(), get_config(variant)
     cells = set(Grid.parse(varied.to_dict()).cells())
     assert {cell.task for cell in cells} == {"pretraining", "questions", "long classification"}
-    assert {cell.corruption for cell in cells} == {"", *(f"{each}100" for each in SETTINGS)}
-    assert len(cells) == 3 * (1 + 2 * 10)
+    at_worst = {f"{each}100" for each in SETTINGS}
+    assert {cell.corruption for cell in cells} == {"", *at_worst, "TNR20", "TNR50"}
+    assert len(cells) == 3 * (1 + 2 * 10 + 2)
     assert cells < set(Grid.parse(whole.to_dict()).cells())
     assert all(varied.tasks[task] == whole.tasks[task] for task in varied.tasks)
     assert varied.data["overlap 20 %"] == whole.data["overlap 20 %"]
@@ -174,7 +175,7 @@ def test_a_variant_asks_what_the_whole_grid_has_asked_of_other_models(variant):
 
 
 def test_an_unknown_variant_is_told():
-    with pytest.raises(UserError, match="'big' is not one of debug, wide, longer"):
+    with pytest.raises(UserError, match="'big' is not one of debug, wide, longer, longest"):
         get_config("big")
 
 
