@@ -8,8 +8,8 @@ valid: evaluation-valid.json, evaluation-valid.md (the same table) and curves.pn
 of training and held-out products). The second form spoils 80 % of the titles first, and names its
 files evaluation-valid-TNR80 (docs/robustness.md). A fine-tuned run is measured on its task, in
 evaluation-questions-test.json (docs/tasks.md). --sources=FOLDER measures on other products, shards
-or a folder with a products.jsonl as it comes; a digest of them ends the files' names. Several
-processes: docs/distributed.md.
+or a folder with a products.jsonl as it comes; a digest of them ends the files' names. What the run
+learned from must be there, too, or named by --trained_on. Several processes: docs/distributed.md.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ from etils import epath
 from ml_collections import config_flags
 
 from k3m_jax.evaluation.curves import draw_curves
-from k3m_jax.experiments.measuring import measure_run
+from k3m_jax.experiments.measuring import measure_run, moved
 from k3m_jax.parallel import distributed
 from k3m_jax.settings import Corruption, Mesh, Settings, default_config
-from k3m_jax.training.checkpoints import load_meta
+from k3m_jax.training.checkpoints import Meta, load_meta
 from k3m_jax.training.metrics import METRICS, read_metrics
 from launch import cli
 
@@ -40,19 +40,19 @@ CORRUPTION = flags.DEFINE_string(
     "",
     "clean, or TMR, IMR, MMR, TNR, INR, … and per cent: TNR80; the run's own if empty",
 )
+TRAINED_ON = flags.DEFINE_list("trained_on", [], "the shards the run learned from, if moved")
 TOKENIZER = flags.DEFINE_string("tokenizer", "", "folder of the run's tokenizer, if it has moved")
 MESH = flags.DEFINE_list("mesh", [], "sizes of the axes data,fsdp,tensor; the run's if empty")
 DISTRIBUTED = config_flags.DEFINE_config_dict("distributed", default_config().distributed)
 
 
-def adapted(settings: Settings) -> Settings:
+def adapted(meta: Meta) -> Settings:
     """A run's settings, with what the flags change but the sources."""
-    data, spoilt = settings.data, settings.data.valid_corruption
+    settings = Settings.from_config(meta.settings)
+    data = moved(settings.data, meta, TRAINED_ON.value, TOKENIZER.value)
+    spoilt = Corruption.parse(CORRUPTION.value) if CORRUPTION.value else data.valid_corruption
     data = dataclasses.replace(
-        data,
-        valid_split=SPLIT.value or data.valid_split,
-        valid_corruption=Corruption.parse(CORRUPTION.value) if CORRUPTION.value else spoilt,
-        tokenizer=TOKENIZER.value or data.tokenizer,
+        data, valid_split=SPLIT.value or data.valid_split, valid_corruption=spoilt
     )
     mesh = Mesh.parse(MESH.value) if MESH.value else settings.mesh
     return dataclasses.replace(settings, data=data, mesh=mesh)
@@ -65,8 +65,7 @@ def main(argv: list[str]) -> None:
     workdir, which = epath.Path(WORKDIR.value), cli.checkpoint(CHECKPOINT)
     with distributed.joined(cli.read_distributed(DISTRIBUTED)):
         meta = load_meta(workdir, which)
-        settings = adapted(Settings.from_config(meta.settings))
-        report = measure_run(settings, meta, workdir, which, SOURCES.value)
+        report = measure_run(adapted(meta), meta, workdir, which, SOURCES.value)
         if distributed.leads():
             written = report.write(workdir)
             draw_curves(read_metrics(workdir / METRICS), workdir / "curves.png")

@@ -16,7 +16,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from k3m_jax.evaluation.embedding import Embedder
-from k3m_jax.experiments.measuring import elsewhere, opened
+from k3m_jax.experiments.measuring import elsewhere, moved, opened
 from k3m_jax.experiments.probe import probe
 from k3m_jax.experiments.raw_catalogues import open_sources
 from k3m_jax.model.network import Network
@@ -36,6 +36,8 @@ SPLIT = flags.DEFINE_string("split", "test", "split to measure")
 CORRUPTION = flags.DEFINE_list("corruption", ["clean"], "of the split: clean, TNR80, …")
 TRAIN_CORRUPTION = flags.DEFINE_string("train_corruption", "clean", "of the head's training items")
 SOURCES = flags.DEFINE_list("sources", [], "shards, or folders of products; the run's if empty")
+TRAINED_ON = flags.DEFINE_list("trained_on", [], "the shards the run learned from, if moved")
+TOKENIZER = flags.DEFINE_string("tokenizer", "", "folder of the run's tokenizer, if it has moved")
 OPTIONS = config_flags.DEFINE_config_dict("options", default_config().task)
 DISTRIBUTED = config_flags.DEFINE_config_dict("distributed", default_config().distributed)
 
@@ -53,7 +55,7 @@ def main(argv: list[str]) -> None:
     with distributed.joined(cli.read_distributed(DISTRIBUTED)):
         meta = load_meta(workdir, which)
         run = Settings.from_config(meta.settings)
-        inputs = opened(run.data, meta, workdir)
+        inputs = opened(moved(run.data, meta, TRAINED_ON.value, TOKENIZER.value), meta, workdir)
         mesh, settings = make_mesh(run.mesh), inputs.resolve(run)
         params, step = load_params(workdir, which, network_of(settings), mesh)
         if settings.task.downstream:  # a head of its own is learned here, on what embeds

@@ -93,6 +93,14 @@ def test_a_further_picture_is_kept_as_the_first_would_be(shards, catalogue):
     assert shards.views["a2.jpg"] == wanted
 
 
+def test_pairs_of_first_pictures_alone_have_no_views(catalogue):
+    told = {"a": "a", "b": "b", "label": 1}  # all that a pair needs
+    (catalogue / align_pairs.PAIRS).write_text(json.dumps(told))
+    shards = build(arguments(catalogue))
+    assert shards.pairs == [Pair("train", "a", "b", 1, "", "", "")]
+    assert shards.views == {}
+
+
 def test_a_catalogue_without_pairs(catalogue):
     (catalogue / align_pairs.PAIRS).unlink()
     shards = build(arguments(catalogue))

@@ -257,6 +257,15 @@ def test_a_split_without_pairs_is_told(shards, given):
         asked(shards, given, "valid", name="alignment")
 
 
+def test_items_of_no_catalogue_are_told_from_those_of_others(shards, given):
+    unnamed = [{**record, "source": ""} for record in shards.source("train")]
+    pairs, shards = shards.pairs, dataclasses.replace(shards, splits={"train": unnamed})
+    shards.pairs = pairs
+    for name in ("classification", "alignment", "questions"):
+        with pytest.raises(UserError, match=r"\(left out: \d+ of no catalogue \(source\)\)"):
+            asked(shards, given, name=name, catalogues=("grocer",))
+
+
 def test_spoilt_items_are_asked_the_same(shards, given):
     """What is true of an item is its own, whatever it shows."""
     found = asked(shards, given, name="questions")

@@ -9,6 +9,7 @@ products.jsonl. A picture that is not the item's first is a *view*, and is kept 
 import collections
 import dataclasses
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -180,12 +181,11 @@ def stored_views(folder: epath.Path) -> dict[str, bytes]:
     if not (folder / VIEWS).exists():
         return {}
     with np.load(io.BytesIO((folder / VIEWS).read_bytes())) as arrays:
-        data, ends = arrays["data"].tobytes(), arrays["ends"].tolist()
+        data = arrays["data"].tobytes()
+        places = itertools.pairwise([0, *arrays["ends"].tolist()])
         return {
             path: data[start:end]
-            for path, start, end in zip(
-                arrays["paths"].tolist(), [0, *ends[:-1]], ends, strict=True
-            )
+            for path, (start, end) in zip(arrays["paths"].tolist(), places, strict=True)
         }
 
 

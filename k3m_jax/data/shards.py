@@ -7,6 +7,7 @@ not needed. What is written, by `building.build`, is told in docs/data.md.
 import abc
 import dataclasses
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, SupportsIndex
@@ -218,6 +219,10 @@ class ShardSet:
     folder: epath.Path  # the version folder: shards and what lies beside them
     info: BuildInfo
 
+    def __str__(self) -> str:
+        """Its folder, and that of the products that it was built of."""
+        return f"{self.folder} (built of {self.info.arguments['input']})"
+
     def source(self, split: str) -> ProductSource:
         """The items of a split; raises UserError where there is no such split."""
         if split not in self.info.products:
@@ -247,6 +252,13 @@ class ShardSet:
     def views(self) -> dict[str, bytes]:
         """Pictures of items in pairs besides the stored ones: JPEG by path."""
         return stored_views(self.folder)
+
+    @property
+    def contents(self) -> str:
+        """A digest of items, pairs and views: of all that can be measured on the data set."""
+        pairs = [dataclasses.astuple(pair) for pair in self.pairs]
+        told = json.dumps([self.info.fingerprint, pairs, list(self.views)])
+        return hashlib.blake2b(b"".join([told.encode(), *self.views.values()])).hexdigest()
 
     @property
     def codebook(self) -> Codebook | None:
@@ -287,7 +299,7 @@ def open_shards(path: epath.PathLike) -> ShardSet:
     if not found:
         cut_short = any(any(path.glob(f"{level}incomplete.*")) for level in levels)
         hint = "only a build that was cut short" if cut_short else "no data set"
-        raise UserError(f"{path} holds {hint}: run python -m launch.build_shards --output={path}")
+        raise UserError(f"{path} holds {hint}: python -m launch.build_shards writes one")
     if len(found) > 1:
         names = ", ".join(str(p.relative_to(path)) for p in sorted(found))
         raise UserError(f"{path} holds several data sets, name one of them: {names}")

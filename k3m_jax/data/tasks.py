@@ -70,10 +70,18 @@ def examples(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Exam
         items = enumerate(shards.source(split))
         found = found._replace(chosen=[i for i, record in items if _chosen(task, record)])
     if not found.products:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in found.left_out.items())
+        told = [
+            f"{title}: {', '.join(f'{n} {reason}' for reason, n in counts.items())}"
+            for title, counts in (
+                ("left out", found.left_out),
+                ("pairs by split", shards.info.pairs if task.name == "alignment" else {}),
+                ("set aside when it was built", shards.info.rejects),
+            )
+            if counts
+        ]
         raise UserError(
-            f"{shards.folder}: nothing of the split {split!r} can serve the task {task.name}: it "
-            f"needs {_NEEDS[task.name]}" + (f" ({reasons})" if reasons else "")
+            f"{shards}: nothing of the split {split!r} can serve the task {task.name}: it "
+            f"needs {_NEEDS[task.name]}" + (f" ({'; '.join(told)})" if told else "")
         )
     return found
 
@@ -114,7 +122,7 @@ def _classification(task: Task, shards: ShardSet, split: str, table: LinkTable) 
     found = Examples([], [], [], [], [], collections.Counter())
     for index, record in enumerate(shards.source(split)):
         if not _chosen(task, record):
-            found.left_out["of other catalogues"] += 1
+            found.left_out[_of_others(record)] += 1
         elif not (label := label_of(task, record)):
             found.left_out["without one class"] += 1
         else:
@@ -124,22 +132,22 @@ def _classification(task: Task, shards: ShardSet, split: str, table: LinkTable) 
 
 
 def _alignment(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Examples:
-    places = {}
-    for index, record in enumerate(shards.source(split)):
-        if _chosen(task, record):
-            places[record["id"]] = index, {key: record[key] for key in ("id", "product", "source")}
+    places = {
+        record["id"]: (index, {key: record[key] for key in ("id", "product", "source")})
+        for index, record in enumerate(shards.source(split))
+    }
     hidden = _hidden(task)
     found = Examples([], [], [], [], [], collections.Counter())
     for pair in shards.pairs:
         if pair.split != split:
             continue
-        if pair.a not in places or pair.b not in places:
-            found.left_out["of other catalogues"] += 1
+        (a, about), (b, beside) = places[pair.a], places[pair.b]
+        if others := [each for each in (about, beside) if not _chosen(task, each)]:
+            found.left_out[_of_others(others[0])] += 1
             continue
         if _shows_itself(task, pair):
             found.left_out["of one item that would show the same twice"] += 1
             continue
-        (a, about), (b, _) = places[pair.a], places[pair.b]
         first = Row(a, task.first_shown, hidden, view=pair.a_image, label=pair.label)
         second = Row(b, task.second_shown, hidden, view=pair.b_image, label=UNKNOWN)
         _add(found, about, first, second)
@@ -159,7 +167,7 @@ def _questions(task: Task, shards: ShardSet, split: str, table: LinkTable) -> Ex
     found = Examples([], [], [], [], [], collections.Counter())
     for index, record in enumerate(shards.source(split)):
         if not _chosen(task, record):
-            found.left_out["of other catalogues"] += 1
+            found.left_out[_of_others(record)] += 1
             continue
         true = _true_values(record, table)
         askable = {}
@@ -217,6 +225,11 @@ def _add(found: Examples, about: Mapping[str, Any], *rows: Row, known: Sequence[
 
 def _hidden(task: Task) -> frozenset[str]:
     return frozenset(map(normalised, task.hidden_properties))
+
+
+def _of_others(record: Mapping[str, Any]) -> str:
+    """Why an item of none of the task's catalogues is left out."""
+    return "of other catalogues" if record["source"] else "of no catalogue (source)"
 
 
 def _chosen(task: Task, record: Mapping[str, Any]) -> bool:

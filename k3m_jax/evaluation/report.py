@@ -1,15 +1,17 @@
 """A measurement as a table: for a terminal, as Markdown, as JSON."""
 
+import collections
 import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
 
 from k3m_jax import settings
+from k3m_jax.data.shards import ShardSet
 from k3m_jax.evaluation.evaluator import Measurement
 from k3m_jax.evaluation.metrics import interval
 
@@ -66,26 +68,46 @@ class Elsewhere(NamedTuple):
 
     sources: tuple[str, ...]  # as they were named
     digest: str  # of what they hold; part of the files' names
+    # Of all their splits, as `shards.BuildInfo` has them; a report written before lacks them.
+    items: int = 0
+    missing: Mapping[str, int] = {}
+    mended: Mapping[str, int] = {}
+    set_aside: Mapping[str, int] = {}
 
     @classmethod
-    def of(cls, sources: Sequence[str], fingerprints: Iterable[str]) -> "Elsewhere | None":
-        """Of data sets with these fingerprints; None where no source is named."""
+    def of(cls, sources: Sequence[str], opened: Sequence[ShardSet]) -> "Elsewhere | None":
+        """Of the data sets that `sources` were opened as; None where no source is named."""
         if not sources:
             return None
-        told = "\n".join(fingerprints).encode()
-        return cls(tuple(sources), hashlib.blake2b(told, digest_size=4).hexdigest())
+        told = "\n".join(shards.contents for shards in opened).encode()
+        digest = hashlib.blake2b(told, digest_size=4).hexdigest()
+        infos = [shards.info for shards in opened]
+        products, *others = (
+            dict(sum(map(collections.Counter, counts), collections.Counter()))  # without what is 0
+            for counts in zip(
+                *((i.products, i.missing, i.mended, i.rejects) for i in infos), strict=True
+            )
+        )
+        return cls(tuple(sources), digest, sum(products.values()), *others)
 
     @classmethod
     def of_json(cls, content: Mapping[str, Any] | None) -> "Elsewhere | None":
         """What `json` gave."""
-        return cls(tuple(content["sources"]), content["digest"]) if content else None
+        return cls(**{**content, "sources": tuple(content["sources"])}) if content else None
 
     def json(self) -> dict[str, Any]:
         """As an object."""
         return self._asdict()
 
     def __str__(self) -> str:
-        return f"Measured on {', '.join(self.sources)}."
+        told = f"Measured on {', '.join(self.sources)}."
+        if self.items:
+            told += f" All its splits: {self.items:,} items"
+        for name in ("missing", "mended", "set_aside"):
+            if counts := getattr(self, name):
+                kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+                told += f"; {name.replace('_', ' ')}: {kinds}"
+        return f"{told}." if self.items else told
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Any run, pretrained or fine-tuned, on products held out."""
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 
 from etils import epath
@@ -51,8 +52,33 @@ def measure_run(
     return dataclasses.replace(report, elsewhere=elsewhere(sources, inputs.shard_sets))
 
 
+def moved(data: Data, meta: Meta, trained_on: Sequence[str], tokenizer: str) -> Data:
+    """A run's data, where its shards or its tokenizer lie elsewhere than when it learned.
+
+    Args:
+      data: of the run.
+      meta: of the run.
+      trained_on: where each of its data sets lies now; () where it was.
+      tokenizer: where that lies now; "" where it was.
+
+    Raises:
+      UserError: what lies there is not what the run has learned from.
+    """
+    if trained_on:
+        found = [open_shards(folder).info.fingerprint for folder in trained_on]
+        if found != list(meta.data):
+            raise UserError(
+                f"--trained_on={','.join(trained_on)}: the run has learned from other data "
+                "sets, or from these in another order"
+            )
+    return dataclasses.replace(
+        data, sources=tuple(trained_on) or data.sources, tokenizer=tokenizer or data.tokenizer
+    )
+
+
 def opened(data: Data, meta: Meta, workdir: epath.Path) -> Inputs:
-    """A run's data; raises UserError where the vocabulary is not the run's."""
+    """A run's data; raises UserError where they are gone, or the vocabulary is not the run's."""
+    _check_there(data, workdir)
     inputs = open_inputs(data)
     if inputs.tokenizer.fingerprint != meta.vocabulary:
         raise UserError(f"--tokenizer: another vocabulary than that of the run in {workdir}")
@@ -78,13 +104,28 @@ def _fine_tuned(
 
 def elsewhere(sources: Sequence[str], found: Sequence[ShardSet]) -> Elsewhere | None:
     """What `sources` name, opened as `found`; None where they name nothing."""
-    return Elsewhere.of(sources, (shards.info.fingerprint for shards in found))
+    return Elsewhere.of(sources, found)
+
+
+def _check_there(data: Data, workdir: epath.Path) -> None:
+    for source in data.sources:
+        if not epath.Path(source).exists():
+            raise UserError(
+                f"{source} is not there, seen from {pathlib.Path.cwd()}: the run in {workdir} has "
+                "learned from it, and is measured beside it; --trained_on says where it is now"
+            )
 
 
 def _on(data: Data, sources: Sequence[str], workdir: epath.Path) -> Data:
     """The run's data on other sources, which bring their own tokenizer if they were built."""
+    _check_there(data, workdir)
     own = open_shards(data.sources[0])
     found = open_sources(sources, own, workdir)
+    if not any(data.train_split in shards.info.products for shards in found):
+        raise UserError(
+            f"--sources={','.join(sources)}: no items of a split {data.train_split!r}, which a "
+            "pretrained run's floors are counted of; a fine-tuned run or launch.probe needs none"
+        )
     tokenizer = data.tokenizer
     if not tokenizer and found[0].tokenizer_folder is None and own.tokenizer_folder:
         tokenizer = str(own.tokenizer_folder)

@@ -3,13 +3,11 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 
-from absl import logging
 from etils import epath
 
-from k3m_jax.data.align_pairs import PAIRS
 from k3m_jax.data.build_arguments import BuildArguments
 from k3m_jax.data.building import build
-from k3m_jax.data.shards import REJECTS, ShardSet, open_shards
+from k3m_jax.data.shards import ShardSet, open_shards
 from k3m_jax.settings import UserError
 
 PRODUCTS = "products.jsonl"
@@ -19,7 +17,7 @@ def open_sources(sources: Sequence[str], own: ShardSet, workdir: epath.Path) -> 
     """Opens data sets; of a folder with a products.jsonl, one built of it.
 
     It is built once, in the run's folder, with the picture sizes and the classes of the run's own
-    data set; a folder of which a text or a picture's size has changed is built anew.
+    data set; a folder of which anything has changed is built anew.
 
     Args:
       sources: folders of either kind.
@@ -29,12 +27,19 @@ def open_sources(sources: Sequence[str], own: ShardSet, workdir: epath.Path) -> 
     Raises:
       UserError: one can't be opened or built.
     """
-    return [
-        _built(folder, own, workdir)
-        if (epath.Path(folder) / PRODUCTS).exists()
-        else open_shards(folder)
-        for folder in sources
-    ]
+    return [_opened(folder, own, workdir) for folder in sources]
+
+
+def _opened(source: str, own: ShardSet, workdir: epath.Path) -> ShardSet:
+    folder = epath.Path(source)
+    if (folder / PRODUCTS).exists():
+        return _built(source, own, workdir)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{source} is a file: name the folder that it lies in")
+    try:
+        return open_shards(folder)
+    except UserError as error:
+        raise UserError(f"there is no {folder / PRODUCTS}, and of shards: {error}") from error
 
 
 def _built(source: str, own: ShardSet, workdir: epath.Path) -> ShardSet:
@@ -52,22 +57,22 @@ def _built(source: str, own: ShardSet, workdir: epath.Path) -> ShardSet:
         vocabulary_size=0,  # the run has its own
         codebook=str(own.folder),
     )
-    made = open_shards(arguments.folder) if arguments.folder.exists() else build(arguments)
-    if made.info.rejects:
-        told = ", ".join(f"{count} {reason}" for reason, count in made.info.rejects.items())
-        logging.warning("%s: set aside %s; see %s", source, told, made.folder / REJECTS)
-    return made
+    if not arguments.folder.exists():
+        try:
+            return build(arguments)
+        except FileExistsError:
+            # Another process has built it meanwhile: what is there got its name when it was whole.
+            pass
+    return open_shards(arguments.folder)
 
 
 def digest(source: epath.PathLike, salt: str = "") -> str:
-    """Of a folder of products as it is now: its texts, and the sizes of all files in it."""
+    """Of a folder of products as it is now: the names of all files in it, and what they hold."""
     folder, found = epath.Path(source), hashlib.blake2b(salt.encode(), digest_size=8)
-    for path in (folder / PRODUCTS, folder / PAIRS):
-        found.update(path.read_bytes() if path.exists() else b"")
     for path in _files(folder):
-        found.update(
-            f"{path.relative_to(folder)}\0{path.stat().length}\0".encode(errors="surrogateescape")
-        )
+        name, data = str(path.relative_to(folder)), path.read_bytes()
+        found.update(f"{name}\0{len(data)}\0".encode(errors="surrogateescape"))
+        found.update(data)
     return found.hexdigest()
 
 
