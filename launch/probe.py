@@ -15,17 +15,13 @@ from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
-from k3m_jax.evaluation.embedding import Embedder
-from k3m_jax.experiments.measuring import elsewhere, moved, opened
+from k3m_jax.experiments.measuring import elsewhere, embedder_of, moved, opened
 from k3m_jax.experiments.probe import probe
 from k3m_jax.experiments.raw_catalogues import open_sources
-from k3m_jax.model.network import Network
-from k3m_jax.model.task_network import network_of, split_params
 from k3m_jax.parallel import distributed
-from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.schema import parse
 from k3m_jax.settings import Corruption, Settings, Task, UserError, default_config
-from k3m_jax.training.checkpoints import load_meta, load_params
+from k3m_jax.training.checkpoints import load_meta
 from launch import cli
 
 TASKS = ("classification", "alignment", "questions")
@@ -56,18 +52,13 @@ def main(argv: list[str]) -> None:
         meta = load_meta(workdir, which)
         run = Settings.from_config(meta.settings)
         inputs = opened(moved(run.data, meta, TRAINED_ON.value, TOKENIZER.value), meta, workdir)
-        mesh, settings = make_mesh(run.mesh), inputs.resolve(run)
-        params, step = load_params(workdir, which, network_of(settings), mesh)
-        if settings.task.downstream:  # a head of its own is learned here, on what embeds
-            params, _ = split_params(params)
-        network = Network(dataclasses.replace(settings, task=Task()))
-        embedder = Embedder(network, mesh, inputs.tokenizer, params)
+        settings, embedder, step = embedder_of(run, inputs, workdir, which)
         how = {"split": SPLIT.value, "corruptions": spoilt, "train_corruption": trained}
         how["held_out"] = open_sources(SOURCES.value, inputs.shard_sets[0], workdir)
         where = elsewhere(SOURCES.value, how["held_out"])
         for name in TASK.value:
             task = parse(Task, {**OPTIONS.value.to_dict(), "name": name}, "task")
-            chosen = dataclasses.replace(network.settings, task=task)
+            chosen = dataclasses.replace(settings, task=task)
             begun = time.monotonic()
             for report in probe(chosen, inputs, embedder, step, **how):
                 report = dataclasses.replace(report, elsewhere=where)

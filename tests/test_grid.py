@@ -293,6 +293,7 @@ def test_the_results_beside_the_docs_are_of_the_grids_as_they_are():
         ("catalogue", get_config()),
         ("catalogue_wide", get_config("wide")),
         ("catalogue_longer", get_config("longer")),
+        ("catalogue_longest", get_config("longest")),
         ("real_products", grid_real_products.get_config(real)),
     ):
         path = ROOT / "docs" / "grids" / folder / grid_results.RESULTS

@@ -8,14 +8,16 @@ from etils import epath
 
 from k3m_jax.data.pipeline import Inputs, open_inputs
 from k3m_jax.data.shards import ShardSet, open_shards
+from k3m_jax.evaluation.embedding import Embedder
 from k3m_jax.evaluation.evaluator import make_evaluator
 from k3m_jax.evaluation.report import Elsewhere, Report
 from k3m_jax.evaluation.task_report import TaskReport
 from k3m_jax.experiments import fine_tuning
 from k3m_jax.experiments.raw_catalogues import open_sources
-from k3m_jax.model.task_network import network_of
+from k3m_jax.model.network import Network
+from k3m_jax.model.task_network import network_of, split_params
 from k3m_jax.parallel.mesh import make_mesh
-from k3m_jax.settings import Data, Settings, UserError
+from k3m_jax.settings import Data, Settings, Task, UserError
 from k3m_jax.training.checkpoints import Meta, Which, load_params
 
 
@@ -83,6 +85,28 @@ def opened(data: Data, meta: Meta, workdir: epath.Path) -> Inputs:
     if inputs.tokenizer.fingerprint != meta.vocabulary:
         raise UserError(f"--tokenizer: another vocabulary than that of the run in {workdir}")
     return inputs
+
+
+def embedder_of(
+    settings: Settings, inputs: Inputs, workdir: epath.Path, which: Which
+) -> tuple[Settings, Embedder, int]:
+    """What embeds by the parameters of a checkpoint, of a fine-tuned run those below its head.
+
+    Args:
+      settings: of the run.
+      inputs: its data.
+      workdir: of the run.
+      which: checkpoint.
+
+    Returns:
+      The settings resolved, with no task; the embedder; the checkpoint's step.
+    """
+    mesh, settings = make_mesh(settings.mesh), inputs.resolve(settings)
+    params, step = load_params(workdir, which, network_of(settings), mesh)
+    if settings.task.downstream:
+        params, _ = split_params(params)
+    settings = dataclasses.replace(settings, task=Task())
+    return settings, Embedder(Network(settings), mesh, inputs.tokenizer, params), step
 
 
 def _fine_tuned(
