@@ -15,7 +15,8 @@ from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
-from k3m_jax.experiments.measuring import elsewhere, embedder_of, moved, opened
+from k3m_jax.evaluation.report import Elsewhere
+from k3m_jax.experiments.measuring import embedder_of, moved, opened
 from k3m_jax.experiments.probe import probe
 from k3m_jax.experiments.raw_catalogues import open_sources
 from k3m_jax.parallel import distributed
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> None:
         settings, embedder, step = embedder_of(run, inputs, workdir, which)
         how = {"split": SPLIT.value, "corruptions": spoilt, "train_corruption": trained}
         how["held_out"] = open_sources(SOURCES.value, inputs.shard_sets[0], workdir)
-        where = elsewhere(SOURCES.value, how["held_out"])
+        where = Elsewhere.of(SOURCES.value, how["held_out"])
         for name in TASK.value:
             task = parse(Task, {**OPTIONS.value.to_dict(), "name": name}, "task")
             chosen = dataclasses.replace(settings, task=task)

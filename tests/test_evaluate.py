@@ -96,11 +96,16 @@ def test_a_fine_tuned_run_is_measured_on_a_folder_of_products_as_it_comes(run):
     config = ["--config=configs/finetune_alignment.py:debug", f"--config.init_from={run}"]
     done = evaluate(*config, f"--workdir={tuned}", module="launch.finetune")
     assert done.returncode == 0, done.stderr
-    now = run.parent / "moved"
-    now.symlink_to(run.parent / "shards")
-    for sources in ([], [f"--sources={raw}", f"--trained_on={now}"]):
-        done = evaluate(f"--workdir={tuned}", "--split=test", "--corruption=INR100", *sources)
-        assert done.returncode == 0, done.stderr
+    measured = (f"--workdir={tuned}", "--split=test", "--corruption=INR100")
+    done = evaluate(*measured)
+    assert done.returncode == 0, done.stderr
+    shards, moved = run.parent / "shards", run.parent / "moved"
+    shards.rename(moved)
+    try:
+        done = evaluate(*measured, f"--sources={raw}", f"--trained_on={moved}")
+    finally:
+        moved.rename(shards)
+    assert done.returncode == 0, done.stderr
     assert f"Measured on {raw}." in done.stdout
     own = tuned / "evaluation-alignment-test-INR100.json"
     (others,) = tuned.glob("evaluation-alignment-test-INR100-*.json")

@@ -58,7 +58,9 @@ def test_data_that_are_gone_are_told_with_what_to_do(folder, tmp_path, sources):
     settings, meta = a_run(folder, "first")
     (folder / "first").rename(tmp_path / "first")
     try:
-        with pytest.raises(UserError, match=r"first is not there, .*; --trained_on says where"):
+        with pytest.raises(
+            UserError, match=r"first: it does not exist \(seen from .*--trained_on of"
+        ):
             measure_run(settings, meta, tmp_path, "best", [str(folder / name) for name in sources])
     finally:
         (tmp_path / "first").rename(folder / "first")

@@ -76,7 +76,7 @@ def test_what_a_folder_lacks_is_told_with_what_was_measured_on_it(own, tmp_path)
     assert told.set_aside == {"not_json": 1}
     assert Elsewhere.of_json(json.loads(json.dumps(told.json()))) == told
     assert str(told) == (
-        f"Measured on {raw}. All its splits: 4 items; missing: 1 picture, 4 title, 4 triples; "
+        f"Measured on {raw}. All splits: 4 items; missing: 1 picture, 4 title, 4 triples; "
         "mended: 1 picture_not_found; set aside: 1 not_json."
     )
     again = Elsewhere.of([str(raw), "own"], [*found, own])
@@ -107,8 +107,11 @@ def test_why_nothing_can_be_asked_is_told_of_the_folder_that_was_named(own, tmp_
 
 def test_a_folder_of_neither_kind_is_told(own, tmp_path):
     for path, said in (
-        (tmp_path / "nothing", "nothing/products.jsonl, and of shards: .* does not exist"),
-        (tmp_path, "/products.jsonl, and of shards: .* holds"),
+        (
+            tmp_path / "nothing",
+            "nothing holds neither products.jsonl nor shards: .* does not exist",
+        ),
+        (tmp_path, "holds neither products.jsonl nor shards: .* holds"),
         (own.folder / "build.json", "is a file: name the folder"),
     ):
         with pytest.raises(UserError, match=said):

@@ -257,7 +257,8 @@ class ShardSet:
     def contents(self) -> str:
         """A digest of items, pairs and views: of all that can be measured on the data set."""
         pairs = [dataclasses.astuple(pair) for pair in self.pairs]
-        told = json.dumps([self.info.fingerprint, pairs, list(self.views)])
+        views = [(path, len(data)) for path, data in self.views.items()]
+        told = json.dumps([self.info.fingerprint, pairs, views])
         return hashlib.blake2b(b"".join([told.encode(), *self.views.values()])).hexdigest()
 
     @property

@@ -79,16 +79,15 @@ class Elsewhere(NamedTuple):
         """Of the data sets that `sources` were opened as; None where no source is named."""
         if not sources:
             return None
-        told = "\n".join(shards.contents for shards in opened).encode()
-        digest = hashlib.blake2b(told, digest_size=4).hexdigest()
-        infos = [shards.info for shards in opened]
-        products, *others = (
-            dict(sum(map(collections.Counter, counts), collections.Counter()))  # without what is 0
-            for counts in zip(
-                *((i.products, i.missing, i.mended, i.rejects) for i in infos), strict=True
-            )
-        )
-        return cls(tuple(sources), digest, sum(products.values()), *others)
+        contents = "\n".join(shards.contents for shards in opened).encode()
+        digest = hashlib.blake2b(contents, digest_size=4).hexdigest()
+
+        def added(name: str) -> dict[str, int]:
+            counts = (collections.Counter(getattr(shards.info, name)) for shards in opened)
+            return dict(sum(counts, collections.Counter()))  # without what is 0
+
+        told = (added(name) for name in ("missing", "mended", "rejects"))
+        return cls(tuple(sources), digest, sum(added("products").values()), *told)
 
     @classmethod
     def of_json(cls, content: Mapping[str, Any] | None) -> "Elsewhere | None":
@@ -102,7 +101,7 @@ class Elsewhere(NamedTuple):
     def __str__(self) -> str:
         told = f"Measured on {', '.join(self.sources)}."
         if self.items:
-            told += f" All its splits: {self.items:,} items"
+            told += f" All splits: {self.items:,} items"
         for name in ("missing", "mended", "set_aside"):
             if counts := getattr(self, name):
                 kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())

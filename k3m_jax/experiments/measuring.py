@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from k3m_jax.data.pipeline import Inputs, open_inputs
-from k3m_jax.data.shards import ShardSet, open_shards
+from k3m_jax.data.shards import open_shards
 from k3m_jax.evaluation.embedding import Embedder
 from k3m_jax.evaluation.evaluator import make_evaluator
 from k3m_jax.evaluation.report import Elsewhere, Report
@@ -51,7 +51,7 @@ def measure_run(
     params, step = load_params(workdir, which, network, mesh)
     measured = make_evaluator(network, mesh, inputs).measure(params)
     report = Report.of(measured, step, settings.data)
-    return dataclasses.replace(report, elsewhere=elsewhere(sources, inputs.shard_sets))
+    return dataclasses.replace(report, elsewhere=Elsewhere.of(sources, inputs.shard_sets))
 
 
 def moved(data: Data, meta: Meta, trained_on: Sequence[str], tokenizer: str) -> Data:
@@ -64,7 +64,8 @@ def moved(data: Data, meta: Meta, trained_on: Sequence[str], tokenizer: str) -> 
       tokenizer: where that lies now; "" where it was.
 
     Raises:
-      UserError: what lies there is not what the run has learned from.
+      UserError: the items there are not those that the run has learned from. (Its pairs are not
+        told from others: a run keeps no digest of them.)
     """
     if trained_on:
         found = [open_shards(folder).info.fingerprint for folder in trained_on]
@@ -123,21 +124,19 @@ def _fine_tuned(
     (report,) = fine_tuning.measure(
         network, mesh, inputs, params, step, data.valid_split, spoilt, held_out
     )
-    return dataclasses.replace(report, elsewhere=elsewhere(sources, held_out))
-
-
-def elsewhere(sources: Sequence[str], found: Sequence[ShardSet]) -> Elsewhere | None:
-    """What `sources` name, opened as `found`; None where they name nothing."""
-    return Elsewhere.of(sources, found)
+    return dataclasses.replace(report, elsewhere=Elsewhere.of(sources, held_out))
 
 
 def _check_there(data: Data, workdir: epath.Path) -> None:
     for source in data.sources:
-        if not epath.Path(source).exists():
+        try:
+            open_shards(source)
+        except UserError as error:
             raise UserError(
-                f"{source} is not there, seen from {pathlib.Path.cwd()}: the run in {workdir} has "
-                "learned from it, and is measured beside it; --trained_on says where it is now"
-            )
+                f"{error} (seen from {pathlib.Path.cwd()}). The run in {workdir} has learned from "
+                "it, and is measured beside it: --trained_on of launch.evaluate and launch.probe "
+                "says where it is now"
+            ) from error
 
 
 def _on(data: Data, sources: Sequence[str], workdir: epath.Path) -> Data:

@@ -39,7 +39,7 @@ def _opened(source: str, own: ShardSet, workdir: epath.Path) -> ShardSet:
     try:
         return open_shards(folder)
     except UserError as error:
-        raise UserError(f"there is no {folder / PRODUCTS}, and of shards: {error}") from error
+        raise UserError(f"{folder} holds neither {PRODUCTS} nor shards: {error}") from error
 
 
 def _built(source: str, own: ShardSet, workdir: epath.Path) -> ShardSet:
@@ -81,5 +81,5 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
     for path in sorted(folder.iterdir()):
         if path.is_dir():
             yield from _files(path)
-        else:
+        elif path.exists():  # else a link to nothing
             yield path
