@@ -103,9 +103,13 @@ def test_a_fine_tuned_run_is_measured_on_a_folder_of_products_as_it_comes(run):
     shards.rename(moved)
     try:
         done = evaluate(*measured, f"--sources={raw}", f"--trained_on={moved}")
+        # What embeds can be probed for another task, by a head of its own.
+        how = ("--task=classification", f"--trained_on={moved}")
+        probed = evaluate(f"--workdir={tuned}", *how, module="launch.probe")
     finally:
         moved.rename(shards)
     assert done.returncode == 0, done.stderr
+    assert probed.returncode == 0, probed.stderr
     assert f"Measured on {raw}." in done.stdout
     own = tuned / "evaluation-alignment-test-INR100.json"
     (others,) = tuned.glob("evaluation-alignment-test-INR100-*.json")
@@ -115,9 +119,6 @@ def test_a_fine_tuned_run_is_measured_on_a_folder_of_products_as_it_comes(run):
     ids = {line["id"] for line in read_lines(raw / "products.jsonl") if line["split"] == "test"}
     asked = [x for x in read_lines(raw / "align_pairs.jsonl") if {x["a"], x["b"]} <= ids]
     assert told[1]["examples"] + sum(told[1]["left_out"].values()) == len(asked) > 0
-    # What embeds can be probed for another task, by a head of its own.
-    done = evaluate(f"--workdir={tuned}", "--task=classification", module="launch.probe")
-    assert done.returncode == 0, done.stderr
     assert json.loads((tuned / "probe-classification-test.json").read_text())["examples"] > 0
 
 
