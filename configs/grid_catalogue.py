@@ -2,7 +2,7 @@
 
 No model has a setting of its own but its sizes (configs/baselines.py): steps, batch, learning
 rates and seeds are the same for all. They and the products were fixed before the first comparison
-was run; the long tasks, questions learned from spoilt items, training on items that all lack their
+was run; the long tasks, questions learned from corrupt items, training on items that all lack their
 titles, and the variants were added after it, to find out why it came out as it did: `:wide`, models
 of twice the width, and `:longer` and `:longest`, of three and nine times the steps of pretraining.
 """
@@ -67,13 +67,13 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
     for config in (*models.values(), *tasks.values()):
         # Nothing is chosen by what is held out: the last step is measured.
         config.training.update(eval_every=0, checkpoint_every=100, keep=1)
-    spoilt = tuple(f"{setting}{rate}" for setting, rate in itertools.product(SETTINGS, RATES))
+    corrupt = tuple(f"{setting}{rate}" for setting, rate in itertools.product(SETTINGS, RATES))
     at_worst = tuple(f"{setting}100" for setting in SETTINGS)
     compared = ("k3m", *(each for each in BASELINES if each != "bert"))
     with_triples = tuple(each for each in compared if each == "k3m" or each.endswith("_pkg"))
     one_level = {"data": ("overlap 20 %",)}
     one_seed = {"seeds": (0,)}
-    everywhere = {"tasks": compared_at, "corruptions": spoilt}
+    everywhere = {"tasks": compared_at, "corruptions": corrupt}
     grid = ml_collections.ConfigDict(
         {
             "split": "test",
@@ -126,7 +126,7 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
                     "corruptions": ("MNR50", "MNR100", "TMR100", "TNR100"),
                     "training": "MNR50",
                 },
-                # As where a whole data set is spoilt, what is learned from too.
+                # As where a whole data set is corrupt, what is learned from too.
                 *(
                     {
                         **one_level,

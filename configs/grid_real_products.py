@@ -107,13 +107,13 @@ def _tasks(rate: float, steps: int, batch: int) -> dict[str, ml_collections.Conf
 
 
 def _part(models: tuple[str, ...], suffix: str, titles: bool = False) -> dict[str, tuple[str, ...]]:
-    """The tasks that show titles, or those that do not, each spoilt in what it shows."""
+    """The tasks that show titles, or those that do not, each corrupt in what it shows."""
     if titles:
-        tasks, spoilt = ("alignment", "questions"), ("TMR100", "TNR100", "TINR100")
+        tasks, corrupt = ("alignment", "questions"), ("TMR100", "TNR100", "TINR100")
     else:
-        tasks, spoilt = ("classes of clothes", "departments of groceries"), ("KMR100", "KNR100")
+        tasks, corrupt = ("classes of clothes", "departments of groceries"), ("KMR100", "KNR100")
     return {
         "models": models,
         "tasks": tuple(f"{task}{suffix}" for task in tasks),
-        "corruptions": ("IMR100", "INR100", *spoilt),
+        "corruptions": ("IMR100", "INR100", *corrupt),
     }

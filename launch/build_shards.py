@@ -11,8 +11,8 @@ import typing
 
 from absl import app, flags
 
-from k3m_jax.data.build_arguments import BuildArguments
-from k3m_jax.data.building import build, report
+from k3m_jax.data.build.arguments import BuildArguments
+from k3m_jax.data.build.local import build, report
 from launch import cli
 
 HELP = {

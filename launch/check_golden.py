@@ -13,7 +13,7 @@ import sys
 
 from absl import app, flags
 
-from k3m_jax.evaluation.golden import compare, table
+from k3m_jax.reproductions.release.golden import compare, table
 from launch import cli
 
 GOLDEN = flags.DEFINE_string("golden", None, "the folder of golden values")

@@ -8,7 +8,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from k3m_jax.data import remote
+from k3m_jax.data.store import remote
 from k3m_jax.settings import Distributed, Settings, UserError
 
 EXIT_USER_ERROR = 2

@@ -10,7 +10,7 @@ from etils import epath
 
 from k3m_jax.evaluation.curves import comparison_table, draw_comparison
 from k3m_jax.settings import UserError
-from k3m_jax.training.metrics import METRICS, read_metrics
+from k3m_jax.training.metric_writer import METRICS, read_metrics
 from launch import cli
 
 RUNS = flags.DEFINE_list("runs", None, "folders of runs, two or more", required=True)

@@ -13,8 +13,8 @@ import ml_collections
 from absl import app, flags
 from ml_collections.config_flags import config_flags
 
-from k3m_jax.data.pipeline import open_inputs
-from k3m_jax.experiments.fine_tuning import inherited
+from k3m_jax.data.input.pipeline import open_inputs
+from k3m_jax.runs.fine_tuning import with_pretrained_settings
 from k3m_jax.settings import Settings, UserError
 from k3m_jax.training.cost import cost_table
 from launch import cli
@@ -33,7 +33,7 @@ def read(path: str) -> Settings:
     data = dataclasses.replace(settings.data, sources=tuple(SOURCES.value))
     settings = dataclasses.replace(settings, data=data)
     if settings.task.downstream:
-        settings = inherited(settings)
+        settings = with_pretrained_settings(settings)
     return open_inputs(data).resolve(settings)
 
 

@@ -17,11 +17,11 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from k3m_jax.data.pipeline import open_inputs
-from k3m_jax.parallel.topologies import open_topology
+from k3m_jax.compile_check.check import check, find_batch
+from k3m_jax.compile_check.table import table
+from k3m_jax.compile_check.topologies import open_topology
+from k3m_jax.data.input.pipeline import open_inputs
 from k3m_jax.settings import Settings, UserError
-from k3m_jax.training.compile_check import check, find_batch
-from k3m_jax.training.compile_report import table
 from launch import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="a file of configs/")

@@ -11,8 +11,8 @@ import os
 
 from absl import app, flags
 
-from k3m_jax.data import remote
-from k3m_jax.data.catalogues import FORMATS
+from k3m_jax.data.catalog.readers import FORMATS
+from k3m_jax.data.store import remote
 from k3m_jax.serving import from_pretrained
 from k3m_jax.serving.dump import embed_dump
 from k3m_jax.settings import UserError

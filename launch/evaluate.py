@@ -19,11 +19,11 @@ from etils import epath
 from ml_collections import config_flags
 
 from k3m_jax.evaluation.curves import draw_curves
-from k3m_jax.experiments.measuring import measure_run, moved
 from k3m_jax.parallel import distributed
+from k3m_jax.runs.measure import measure_run, relocate_data
 from k3m_jax.settings import Corruption, Mesh, Settings, default_config
 from k3m_jax.training.checkpoints import Meta, load_meta
-from k3m_jax.training.metrics import METRICS, read_metrics
+from k3m_jax.training.metric_writer import METRICS, read_metrics
 from launch import cli
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=True)
@@ -49,10 +49,10 @@ DISTRIBUTED = config_flags.DEFINE_config_dict("distributed", default_config().di
 def adapted(meta: Meta) -> Settings:
     """A run's settings, with what the flags change but the sources."""
     settings = Settings.from_config(meta.settings)
-    data = moved(settings.data, meta, TRAINED_ON.value, TOKENIZER.value)
-    spoilt = Corruption.parse(CORRUPTION.value) if CORRUPTION.value else data.valid_corruption
+    data = relocate_data(settings.data, meta, TRAINED_ON.value, TOKENIZER.value)
+    corrupt = Corruption.parse(CORRUPTION.value) if CORRUPTION.value else data.valid_corruption
     data = dataclasses.replace(
-        data, valid_split=SPLIT.value or data.valid_split, valid_corruption=spoilt
+        data, valid_split=SPLIT.value or data.valid_split, valid_corruption=corrupt
     )
     mesh = Mesh.parse(MESH.value) if MESH.value else settings.mesh
     return dataclasses.replace(settings, data=data, mesh=mesh)
@@ -63,10 +63,10 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     workdir, which = epath.Path(WORKDIR.value), cli.checkpoint(CHECKPOINT)
-    with distributed.joined(cli.read_distributed(DISTRIBUTED)):
+    with distributed.initialize(cli.read_distributed(DISTRIBUTED)):
         meta = load_meta(workdir, which)
         report = measure_run(adapted(meta), meta, workdir, which, SOURCES.value)
-        if distributed.leads():
+        if distributed.is_lead_process():
             written = report.write(workdir)
             draw_curves(read_metrics(workdir / METRICS), workdir / "curves.png")
             print(f"{report.text()}\n\nwritten: {', '.join(written)}, curves.png in {workdir}")

@@ -12,9 +12,9 @@ from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
-from k3m_jax.data.pipeline import open_inputs
-from k3m_jax.data.tokenization import Tokenizer, holds_tokenizer
-from k3m_jax.model.pretrained.importing import FORMATS, import_weights, report
+from k3m_jax.data.input.pipeline import open_inputs
+from k3m_jax.data.input.tokenizer import Tokenizer, holds_tokenizer
+from k3m_jax.pretrained.importing import FORMATS, import_weights, report
 from launch import cli
 
 FORMAT = flags.DEFINE_enum("format", None, sorted(FORMATS), "whose names", required=True)

@@ -11,7 +11,7 @@ import os
 
 from absl import app, flags
 
-from k3m_jax.data.synthetic import draw_contact_sheet, make_catalogue
+from k3m_jax.synthetic_shop.catalogue import draw_contact_sheet, make_catalogue
 from launch import cli
 
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write; it must not exist.", required=True)

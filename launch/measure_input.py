@@ -11,7 +11,7 @@ launch.compile_check estimates: the cores that feed them follow.
 from absl import app, flags
 from ml_collections import config_flags
 
-from k3m_jax.data.pipeline import open_inputs
+from k3m_jax.data.input.pipeline import open_inputs
 from k3m_jax.settings import UserError
 from k3m_jax.training.throughput import measure_input
 from launch import cli

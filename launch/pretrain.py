@@ -19,10 +19,10 @@ from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
-from k3m_jax.experiments.running import run
 from k3m_jax.parallel import distributed
+from k3m_jax.runs.training_run import run
 from k3m_jax.settings import Settings
-from k3m_jax.training import debugging
+from k3m_jax.training import debug
 from k3m_jax.training.preemption import EXIT_PREEMPTED
 from launch import cli
 
@@ -41,10 +41,10 @@ def main(argv: list[str]) -> int | None:
 def train(settings: Settings) -> int | None:
     """Runs these settings in --workdir and tells what came of it; the exit code."""
     workdir = epath.Path(WORKDIR.value)
-    debugging.apply(settings.debug)
-    with distributed.joined(settings.distributed, saves=True):
+    debug.configure_jax_debug(settings.debug)
+    with distributed.initialize(settings.distributed, saves=True):
         finished = run(settings, workdir)
-        leads = distributed.leads()
+        leads = distributed.is_lead_process()
     if leads and finished:
         print(f"finished: {workdir}; next: python -m launch.evaluate --workdir={workdir}")
     elif leads:

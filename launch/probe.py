@@ -15,13 +15,13 @@ from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
-from k3m_jax.evaluation.report import Elsewhere
-from k3m_jax.experiments.measuring import embedder_of, moved, opened
-from k3m_jax.experiments.probe import probe
-from k3m_jax.experiments.raw_catalogues import open_sources
+from k3m_jax.evaluation.report import ExternalDataInfo
 from k3m_jax.parallel import distributed
-from k3m_jax.schema import parse
+from k3m_jax.runs.adhoc_datasets import open_sources
+from k3m_jax.runs.measure import embedder_of, open_run_data, relocate_data
+from k3m_jax.runs.probe import probe
 from k3m_jax.settings import Corruption, Settings, Task, UserError, default_config
+from k3m_jax.settings.schema import parse
 from k3m_jax.training.checkpoints import load_meta
 from launch import cli
 
@@ -47,23 +47,25 @@ def main(argv: list[str]) -> None:
     for name in TASK.value:
         if name not in TASKS:
             raise UserError(f"--task={name}: not one of {', '.join(TASKS)}")
-    spoilt = list(map(Corruption.parse, CORRUPTION.value))
+    corrupt = list(map(Corruption.parse, CORRUPTION.value))
     trained = Corruption.parse(TRAIN_CORRUPTION.value)
-    with distributed.joined(cli.read_distributed(DISTRIBUTED)):
+    with distributed.initialize(cli.read_distributed(DISTRIBUTED)):
         meta = load_meta(workdir, which)
         run = Settings.from_config(meta.settings)
-        inputs = opened(moved(run.data, meta, TRAINED_ON.value, TOKENIZER.value), meta, workdir)
+        inputs = open_run_data(
+            relocate_data(run.data, meta, TRAINED_ON.value, TOKENIZER.value), meta, workdir
+        )
         settings, embedder, step = embedder_of(run, inputs, workdir, which)
-        how = {"split": SPLIT.value, "corruptions": spoilt, "train_corruption": trained}
+        how = {"split": SPLIT.value, "corruptions": corrupt, "train_corruption": trained}
         how["held_out"] = open_sources(SOURCES.value, inputs.shard_sets[0], workdir)
-        where = Elsewhere.of(SOURCES.value, how["held_out"])
+        where = ExternalDataInfo.of(SOURCES.value, how["held_out"])
         for name in TASK.value:
             task = parse(Task, {**OPTIONS.value.to_dict(), "name": name}, "task")
             chosen = dataclasses.replace(settings, task=task)
             begun = time.monotonic()
             for report in probe(chosen, inputs, embedder, step, **how):
                 report = dataclasses.replace(report, elsewhere=where)
-                if distributed.leads():
+                if distributed.is_lead_process():
                     written = ", ".join(report.write(workdir))
                     taken = f"{time.monotonic() - begun:.0f} s"
                     print(f"{report.text()}\n\n{taken}; {written} in {workdir}\n", flush=True)

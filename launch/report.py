@@ -12,7 +12,7 @@ import pathlib
 
 from absl import app, flags
 
-from k3m_jax.experiments.grid_report.writing import write_report
+from k3m_jax.sweeps.report.writing import write_report
 from launch import cli
 
 WORKDIR = flags.DEFINE_string(

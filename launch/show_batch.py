@@ -10,9 +10,9 @@ negatives and all.
 from absl import flags
 from ml_collections import config_flags
 
-from k3m_jax.data import inspection
-from k3m_jax.data.collation import collate
-from k3m_jax.data.pipeline import open_inputs, train_items
+from k3m_jax.data.input import inspection
+from k3m_jax.data.input.collate import collate
+from k3m_jax.data.input.pipeline import open_inputs, train_items
 from k3m_jax.settings import UserError
 from launch import cli
 

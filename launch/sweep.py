@@ -18,9 +18,9 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from k3m_jax.experiments.grid import Grid
-from k3m_jax.experiments.sweep import sweep
 from k3m_jax.settings import UserError
+from k3m_jax.sweeps.grid import Grid
+from k3m_jax.sweeps.sweep import sweep
 from k3m_jax.training.preemption import EXIT_PREEMPTED
 from launch import cli
 

@@ -10,15 +10,15 @@ import numpy as np
 
 from configs import quickstart
 from k3m_jax import settings as s
-from k3m_jax.data.building import BuildArguments, build
-from k3m_jax.data.pipeline import open_inputs
-from k3m_jax.data.synthetic import make_catalogue
+from k3m_jax.data.build.local import BuildArguments, build
+from k3m_jax.data.input.pipeline import open_inputs
 from k3m_jax.model.network import Network, Params
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.parallel.shardings import unbox
 from k3m_jax.serving import folder, from_pretrained
+from k3m_jax.synthetic_shop.catalogue import make_catalogue
 from k3m_jax.training.checkpoints import Checkpoints, Meta
-from k3m_jax.training.compilation import Program
+from k3m_jax.training.trainer import Trainer
 from tests.products import detected, products, tokenizer
 from tests.tiny import TINY, tiny_settings
 
@@ -72,14 +72,14 @@ def write_run(workdir: pathlib.Path, beside: pathlib.Path) -> None:
     settings = s.Settings.from_config(config)
     inputs = open_inputs(settings.data)
     settings = inputs.resolve(settings)
-    program = Program(Network(settings), make_mesh(settings.mesh))
+    program = Trainer(Network(settings), make_mesh(settings.mesh))
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), program.abstract_state)
     state = zeros._replace(params=tiny_params(program.network))
     state = jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), state, program.abstract_state)
     data = [each.info.fingerprint for each in inputs.shard_sets]
     meta = Meta.of(settings, data, inputs.tokenizer.fingerprint)
     with contextlib.closing(Checkpoints(workdir, meta, keep=1)) as checkpoints:
-        checkpoints.began_from({"folder": str(beside), "format": "bert", "tensors": 37})
+        checkpoints.record_init_source({"folder": str(beside), "format": "bert", "tensors": 37})
         checkpoints.save(7, state, {"next_index": 7}, loss=1.0)
 
 

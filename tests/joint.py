@@ -24,15 +24,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from k3m_jax.data.pipeline import TrainBatches, train_batches
+from k3m_jax.data.input.pipeline import TrainBatches, train_batches
 from k3m_jax.model.network import Network
 from k3m_jax.parallel import distributed
 from k3m_jax.parallel.mesh import make_mesh, process_blocks
 from k3m_jax.parallel.shardings import place_batch, replicated
 from k3m_jax.settings import Distributed, Encoder, Interactor, Mesh, Settings, Training
 from k3m_jax.training.checkpoints import Checkpoints, Meta
-from k3m_jax.training.compilation import Program
 from k3m_jax.training.preemption import watch_signals
+from k3m_jax.training.trainer import Trainer
 from tests.products import inputs, memory_shards, products, settings_for
 from tests.tiny import TINY
 
@@ -71,10 +71,10 @@ def batches_from(step: int, settings: Settings, mesh: jax.sharding.Mesh) -> Iter
 
 
 @functools.cache
-def program_on(mesh: Mesh) -> Program:
+def program_on(mesh: Mesh) -> Trainer:
     """The settings' program on devices of each process in turn; compiled once."""
     around = np.reshape(jax.devices(), (jax.process_count(), -1)).T.ravel()
-    return Program(Network(settings()), make_mesh(mesh, around))
+    return Trainer(Network(settings()), make_mesh(mesh, around))
 
 
 @functools.cache
@@ -100,7 +100,7 @@ def look(mesh: Mesh, steps: int, workdir: pathlib.Path) -> dict[str, np.ndarray]
     digests, means = [], []
     with batches_from(0, settings(steps), mesh) as batches:
         for step in range(steps):
-            distributed.at(f"step {step}")
+            distributed.heartbeat(f"step {step}")
             batch = place_batch(mesh, next(batches))
             digests.append(digest(mesh, batch))
             means.append(float(total(batch)))
@@ -156,7 +156,7 @@ def stop(mesh: Mesh, steps: int, workdir: pathlib.Path) -> dict[str, np.ndarray]
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(3)  # jax looks for signals once a second
         for step in range(steps, steps + ASKED):
-            if preemption.reached(step):
+            if preemption.should_stop(step):
                 break
             time.sleep(0.1)
     return {"stopped": multihost_utils.process_allgather(np.array(step))}
@@ -166,11 +166,11 @@ def main() -> None:
     task, address, processes, process, mesh, steps, workdir, *timeout = sys.argv[1:]
     timeout = int(timeout[0]) if timeout else Distributed.timeout
     settings = Distributed(address, int(processes), int(process), timeout)
-    with distributed.joined(settings, saves=task == "stop"):
+    with distributed.initialize(settings, saves=task == "stop"):
         workdir = pathlib.Path(workdir)
         sizes = Mesh(*map(int, mesh.split(",")))
         found = {"look": look, "run": run, "stop": stop}[task](sizes, int(steps), workdir)
-        if distributed.leads():
+        if distributed.is_lead_process():
             np.savez(workdir / FOUND, **found)
 
 

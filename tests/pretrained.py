@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from tiny import TINY, tiny_settings
 
 from k3m_jax import settings as s
-from k3m_jax.model.layers import Looping, SelfAttentionLayer
+from k3m_jax.model.layers import ScanOptions, SelfAttentionLayer
 from k3m_jax.model.text_encoder import TextEncoder
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -31,7 +31,7 @@ def hidden_states(text: s.Encoder, params, tokens, mask):
     """Of the embeddings, then of each layer; the last is what the whole encoder gives."""
     how = {"dropout": 0.0, "dtype": np.float32, "deterministic": True}
     sizes = {"vocabulary": len(params["words"]), "positions": len(params["position_table"])}
-    encoder = TextEncoder(text, **sizes, **how, looping=Looping())
+    encoder = TextEncoder(text, **sizes, **how, looping=ScanOptions())
     (last,), seen = encoder.apply(
         {"params": params},
         (tokens, mask),

@@ -10,11 +10,11 @@ from collections import Counter, defaultdict
 import numpy as np
 from PIL import Image
 
-from k3m_jax.data.codebook import Codebook
-from k3m_jax.data.links import LinkTable
-from k3m_jax.data.pipeline import Inputs
-from k3m_jax.data.shards import BuildInfo
-from k3m_jax.data.tokenization import Tokenizer, count_words, train_wordpiece
+from k3m_jax.data.input.pipeline import Inputs
+from k3m_jax.data.input.tokenizer import Tokenizer, count_words, train_wordpiece
+from k3m_jax.data.store.codebook import Codebook
+from k3m_jax.data.store.shards import BuildInfo
+from k3m_jax.data.store.value_vocabulary import ValueVocabulary
 from k3m_jax.settings import Settings
 from tests.tiny import tiny_settings
 
@@ -113,7 +113,7 @@ def memory_shards(train: list[dict], valid: list[dict] = (), **info) -> MemorySh
         "top_classes": 1,
         "products": sizes,
         "missing": missing,
-        "mended": {},
+        "repaired": {},
         "rejects": {},
         "fingerprint": "memory",
         "version": "test",
@@ -134,7 +134,7 @@ def tokenizer() -> Tokenizer:
 
 def inputs(*shard_sets: MemoryShards) -> Inputs:
     """The arguments of `train_batches` for data sets in memory."""
-    return Inputs(shard_sets, tokenizer(), LinkTable.merge(s.values for s in shard_sets))
+    return Inputs(shard_sets, tokenizer(), ValueVocabulary.merge(s.values for s in shard_sets))
 
 
 def settings_for(given: Inputs, **groups) -> Settings:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from k3m_jax.data import align_pairs, pictures
-from k3m_jax.data.align_pairs import Item, Pair
-from k3m_jax.data.build_arguments import BuildArguments
-from k3m_jax.data.building import build
+from k3m_jax.data.build.arguments import BuildArguments
+from k3m_jax.data.build.local import build
+from k3m_jax.data.catalog import pairs
+from k3m_jax.data.catalog.pairs import Pair, PairedItem
+from k3m_jax.modalities import pixels
 from k3m_jax.settings import UserError
 
 
@@ -59,7 +60,7 @@ def catalogue(tmp_path):
     for seed, name in enumerate([*splits, "a2"]):
         (folder / f"{name}.jpg").write_bytes(jpeg(seed))
     lines = [*map(json.dumps, LINES), "[1]", "{", ""]
-    (folder / align_pairs.PAIRS).write_text("\n".join(lines))
+    (folder / pairs.PAIRS).write_text("\n".join(lines))
     return folder
 
 
@@ -89,20 +90,20 @@ def test_pairs_lie_beside_the_shards_and_the_others_are_counted(shards):
 
 def test_a_further_picture_is_kept_as_the_first_would_be(shards, catalogue):
     assert list(shards.views) == ["a2.jpg"]
-    wanted = pictures.shrink((catalogue / "a2.jpg").read_bytes(), 16, square=True)
+    wanted = pixels.shrink((catalogue / "a2.jpg").read_bytes(), 16, square=True)
     assert shards.views["a2.jpg"] == wanted
 
 
 def test_pairs_of_first_pictures_alone_have_no_views(catalogue):
     told = {"a": "a", "b": "b", "label": 1}  # all that a pair needs
-    (catalogue / align_pairs.PAIRS).write_text(json.dumps(told))
+    (catalogue / pairs.PAIRS).write_text(json.dumps(told))
     shards = build(arguments(catalogue))
     assert shards.pairs == [Pair("train", "a", "b", 1, "", "", "")]
     assert shards.views == {}
 
 
 def test_a_catalogue_without_pairs(catalogue):
-    (catalogue / align_pairs.PAIRS).unlink()
+    (catalogue / pairs.PAIRS).unlink()
     shards = build(arguments(catalogue))
     assert (shards.pairs, shards.views, dict(shards.info.pairs)) == ([], {}, {})
 
@@ -119,8 +120,8 @@ def test_regions_are_of_first_pictures_alone():
         raise AssertionError(path)
 
     lines = [(1, Pair("train", "a", "b", 1, "", "a.jpg", "b.jpg"))]
-    items = {i: Item("train", f"{i}.jpg", "p", "", "") for i in "ab"}
-    assert len(align_pairs.keep(lines, items, none).pairs) == 1
+    items = {i: PairedItem("train", f"{i}.jpg", "p", "", "") for i in "ab"}
+    assert len(pairs.resolve_pairs(lines, items, none).pairs) == 1
 
 
 def test_held_out_products_alone_take_the_codebook_of_others(shards, catalogue, tmp_path):
@@ -142,7 +143,7 @@ def folded(match_anew):
     rng = np.random.default_rng(0)
     held_out = set(rng.permutation(60)[:20].tolist())
     items = {
-        f"{p}-{i}": Item(
+        f"{p}-{i}": PairedItem(
             "test" if p in held_out else "train", f"{p}-{i}.jpg", f"{p}", f"{p % 6}", "ab"[p % 2]
         )
         for p in range(60)
@@ -157,7 +158,7 @@ def folded(match_anew):
         kind = "same category" if (p - q) % 6 == 0 else "random"
         lines.append(Pair("", a, f"{q}-{rng.integers(4)}", 0, kind, "", "view.jpg"))
     lines = list(enumerate(lines, 1))
-    return items, align_pairs.keep(lines, items, lambda path: b"jpeg", match_anew)
+    return items, pairs.resolve_pairs(lines, items, lambda path: b"jpeg", match_anew)
 
 
 def test_what_folds_hold_out_has_negative_pairs_in_about_the_share_of_all():
@@ -168,7 +169,7 @@ def test_what_folds_hold_out_has_negative_pairs_in_about_the_share_of_all():
     ]
     assert shares[0] > 0.7
     assert 0.5 <= shares[1] < 0.55  # some halves find none
-    assert kept.mended["negative_pair_matched_anew"] == len(kept.pairs) - len(parted.pairs)
+    assert kept.repaired["negative_pair_matched_anew"] == len(kept.pairs) - len(parted.pairs)
     assert kept.rejects == parted.rejects
 
 
@@ -185,7 +186,9 @@ def test_pairs_matched_anew_are_of_their_kind():
 
 
 def test_halves_of_one_product_are_not_matched():
-    items = {i: Item(s, "", p, "", "") for i, s, p in (("a", "train", "p"), ("b", "test", "q"))}
+    items = {
+        i: PairedItem(s, "", p, "", "") for i, s, p in (("a", "train", "p"), ("b", "test", "q"))
+    }
     lines = [(1, Pair("", "a", "b", 0, "", "", "")), (2, Pair("", "b", "a", 0, "", "", ""))]
-    kept = align_pairs.keep(lines, items, lambda path: b"", match_anew=True)
+    kept = pairs.resolve_pairs(lines, items, lambda path: b"", match_anew=True)
     assert (kept.pairs, len(kept.rejects)) == ([], 2)

@@ -14,7 +14,7 @@ from products import jpeg, tokenizer
 from safetensors.numpy import load_file
 from tiny import TINY
 
-from k3m_jax.data.knowledge import candidates
+from k3m_jax.modalities.knowledge import candidates
 from k3m_jax.serving import from_pretrained, model_card
 from k3m_jax.serving.folder import WEIGHTS
 from k3m_jax.serving.functions import PLATFORMS

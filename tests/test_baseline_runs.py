@@ -4,7 +4,7 @@ import pytest
 from products import inputs, memory_shards, products, settings_for, tokenizer
 from tiny import baseline
 
-from k3m_jax.data.pipeline import train_batches
+from k3m_jax.data.input.pipeline import train_batches
 from k3m_jax.evaluation.evaluator import make_evaluator
 from k3m_jax.evaluation.report import Report
 from k3m_jax.model.network import Network
@@ -12,9 +12,9 @@ from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.serving.run_export import export_run
 from k3m_jax.settings import Evaluation, Mesh, Training, UserError
 from k3m_jax.training.checkpoints import Checkpoints, Meta, load_params
-from k3m_jax.training.compilation import Program
 from k3m_jax.training.loop import train
-from k3m_jax.training.metrics import METRICS, read_metrics
+from k3m_jax.training.metric_writer import METRICS, read_metrics
+from k3m_jax.training.trainer import Trainer
 
 STEPS = 2
 
@@ -45,7 +45,7 @@ def test_a_run_from_its_first_step_to_its_report(preset, knowledge_text, metrics
     meta = Meta.of(settings, ["memory"], tokenizer().fingerprint)
     checkpoints = Checkpoints(tmp_path / "run", meta, keep=1)
     assert train(
-        Program(network, mesh),
+        Trainer(network, mesh),
         checkpoints,
         lambda step: train_batches(settings, *given, start_step=step),
         evaluator,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny import baseline, tiny_settings
 
-from k3m_jax.data.batch import PARTS, random_batch
+from k3m_jax.data.input.batch import BATCH_GROUPS, random_batch
 from k3m_jax.model.network import Network
 from k3m_jax.objectives import pretraining
 from k3m_jax.settings import UserError
@@ -48,7 +48,7 @@ def test_every_pattern_of_absence_is_finite_and_changes_its_own_rows_alone(prese
     network, params, apply = built(preset)
     batch = random_batch(network.settings, ROWS)
     whole = apply(params, batch).product.embedding
-    absences = (TEXT, PICTURE)[: len(PARTS[preset])]
+    absences = (TEXT, PICTURE)[: len(BATCH_GROUPS[preset])]
     for absent in itertools.product([False, True], repeat=len(absences)):
         names = sum(itertools.compress(absences, absent), ())
         outputs = apply(params, emptied(batch, names, slice(0, 3)))

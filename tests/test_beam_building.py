@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from k3m_jax.data.building import build
+from k3m_jax.data.build.local import build
 from k3m_jax.settings import UserError
 from tests.test_shards import arguments, everything, write_catalogue, write_regions
 
@@ -15,7 +15,7 @@ PROCESSES = "--runner=DirectRunner --direct_running_mode=multi_processing --dire
 
 def test_without_beam_it_is_said_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    monkeypatch.delitem(sys.modules, "k3m_jax.data.beam_building", raising=False)
+    monkeypatch.delitem(sys.modules, "k3m_jax.data.build.beam", raising=False)
     with pytest.raises(UserError, match=r"pip install -r requirements-beam\.txt"):
         build(arguments(tmp_path, tmp_path / "data", beam_options=PROCESSES))
 
@@ -23,11 +23,11 @@ def test_without_beam_it_is_said_what_to_install(tmp_path, monkeypatch):
 @pytest.fixture
 def beam_building(monkeypatch):
     pytest.importorskip("apache_beam", reason="needs pip install -r requirements-beam.txt")
-    from k3m_jax.data import beam_building
+    from k3m_jax.data.build import beam
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of Beam's own processes
-    monkeypatch.setattr(beam_building, "BLOCK_BYTES", 300)  # many blocks, lines across their ends
-    return beam_building
+    monkeypatch.setattr(beam, "BLOCK_BYTES", 300)  # many blocks, lines across their ends
+    return beam
 
 
 def same(local, beam, rejects):

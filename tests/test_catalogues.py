@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from k3m_jax.data.catalogues import RawLine, open_catalogue
-from k3m_jax.data.records import RejectedRecord
+from k3m_jax.data.catalog.readers import RawLine, open_catalog
+from k3m_jax.data.records import InvalidRecordError
 from k3m_jax.settings import UserError
 
 
@@ -14,16 +14,16 @@ def jsonl(folder, *records):
     """A catalogue of records; bytes are written as they are."""
     lines = [r if isinstance(r, bytes) else json.dumps(r).encode() for r in records]
     (folder / "products.jsonl").write_bytes(b"\n".join(lines) + b"\n")
-    return open_catalogue("jsonl", folder)
+    return open_catalog("jsonl", folder)
 
 
 def release(folder, *lines, file="train.tsv"):
     (folder / file).write_bytes("\n".join(lines).encode() + b"\n")
-    return open_catalogue("release", folder)
+    return open_catalog("release", folder)
 
 
 def reason(function, *arguments):
-    with pytest.raises(RejectedRecord) as caught:
+    with pytest.raises(InvalidRecordError) as caught:
         function(*arguments)
     return caught.value.reason
 
@@ -180,17 +180,17 @@ def test_release_without_triples(tmp_path):
 
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(UserError, match=r"no products\.jsonl"):
-        open_catalogue("jsonl", tmp_path)
+        open_catalog("jsonl", tmp_path)
     with pytest.raises(UserError, match=r"no \.tsv"):
-        open_catalogue("release", tmp_path)
+        open_catalog("release", tmp_path)
     with pytest.raises(UserError, match="not a folder"):
-        open_catalogue("jsonl", tmp_path / "absent")
+        open_catalog("jsonl", tmp_path / "absent")
     with pytest.raises(UserError, match="jsonl, release"):
-        open_catalogue("csv", tmp_path)
+        open_catalog("csv", tmp_path)
 
 
 def test_the_public_release_is_read_whole(shared):
-    catalogue = open_catalogue("release", shared / "data" / "release_sample")
+    catalogue = open_catalog("release", shared / "data" / "release_sample")
     products = [catalogue.parse(raw) for raw in catalogue.lines()]
     assert len(products) == 500
     assert {p.split for p in products} == {"train", "valid"}
@@ -211,7 +211,7 @@ def test_blocks_hold_each_line_once_under_its_number(tmp_path, size):
     for name in ("train", "valid"):
         (tmp_path / f"{name}.tsv").write_text("\n".join(texts), encoding="utf-8")
     (tmp_path / "empty.tsv").write_text("")
-    catalogue = open_catalogue("release", tmp_path)
+    catalogue = open_catalog("release", tmp_path)
     found, line, file = [], 1, None
     for block in catalogue.blocks(size):
         line, file = (1 if block.file != file else line), block.file

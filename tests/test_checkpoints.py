@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tiny import TINY, tiny_program, tiny_settings
 
-from k3m_jax.data.batch import random_batch
+from k3m_jax.data.input.batch import random_batch
 from k3m_jax.model.network import Network
 from k3m_jax.settings import Corruption, Settings, UserError
 from k3m_jax.training.checkpoints import Checkpoints, Meta, load_meta, load_params

@@ -1,6 +1,6 @@
 import pytest
 
-from k3m_jax.parallel.chips import find_chip
+from k3m_jax.parallel.accelerators import find_chip
 
 
 @pytest.mark.parametrize(

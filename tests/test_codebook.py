@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from k3m_jax.data import codebook as codebooks
+from k3m_jax.data.store import codebook as codebooks
 
 P = 16
 

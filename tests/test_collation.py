@@ -4,11 +4,11 @@ from itertools import count
 import numpy as np
 import pytest
 
-from k3m_jax.data.batch import batch_spec
-from k3m_jax.data.collation import collate, link_answers
-from k3m_jax.data.examples import Prepare
-from k3m_jax.data.links import LinkTable
-from k3m_jax.data.regions import ReadRegions
+from k3m_jax.data.input.batch import batch_spec
+from k3m_jax.data.input.collate import collate, link_answers
+from k3m_jax.data.input.examples import ExampleBuilder
+from k3m_jax.data.store.value_vocabulary import ValueVocabulary
+from k3m_jax.modalities.regions import RegionReader
 from k3m_jax.settings import Image, LinkPrediction, MaskedObject, Objectives
 from tests.products import (
     detected,
@@ -25,9 +25,9 @@ DETECTED = Image(front_end="regions", regions=4, feature_dim=6, top_classes=3)
 
 
 def examples_of(records, settings, table=None, *, seed=0, training=True):
-    table = table or LinkTable.merge([memory_shards(records).values])
-    read, prepare = ReadRegions(settings.image), None
-    prepare = Prepare(settings, tokenizer(), table, training=training)
+    table = table or ValueVocabulary.merge([memory_shards(records).values])
+    read, prepare = RegionReader(settings.image), None
+    prepare = ExampleBuilder(settings, tokenizer(), table, training=training)
     return [prepare(read(r), np.random.default_rng((seed, i))) for i, r in enumerate(records)]
 
 
@@ -107,7 +107,7 @@ def test_every_pattern_of_presence(title, picture, triples):
     if not picture:
         item |= {"picture": b"", "class_ids": np.zeros(0, np.int32)}
     others = products(3)
-    table = LinkTable.merge([memory_shards([item, *others]).values])
+    table = ValueVocabulary.merge([memory_shards([item, *others]).values])
     s = settings()
     batch = collate(examples_of([item, *others], s, table), s, count(), 0)
     row = {name: array[0] for name, array in batch.items()}
@@ -164,7 +164,7 @@ def test_values_not_shown_still_rule_an_item_out():
     # All of 9 colours are row 1's, of which the model sees at most X = 4.
     many = record(1, [("colour", str(n)) for n in range(9)])
     few = record(2, [("colour", "7")])
-    table = LinkTable.merge([memory_shards([many, few]).values])
+    table = ValueVocabulary.merge([memory_shards([many, few]).values])
     for seed in range(20):
         s = settings()
         batch = collate(
@@ -177,7 +177,7 @@ def test_the_answers_of_evaluation():
     fibres = [("fibre", "silk"), ("fibre", "wool"), ("fibre", "silk ")]
     records = [record(1, fibres), record(2, []), *products(2)]
     shards = memory_shards(records)
-    table = LinkTable.merge([shards.values])
+    table = ValueVocabulary.merge([shards.values])
     examples = examples_of(records, settings(), table, training=False)
     answers = link_answers([*examples, None])
     silk, wool = table.id("fibre", "silk"), table.id("fibre", "wool")

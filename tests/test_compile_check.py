@@ -11,14 +11,13 @@ import pytest
 from conftest import QUICK_COMPILATION, ROOT
 from tiny import TINY, tiny_compiled, tiny_settings
 
-from k3m_jax.parallel.chips import find_chip
-from k3m_jax.parallel.topologies import Topology, open_topology
+from k3m_jax.compile_check.check import DoesNotFitError, check, find_batch
+from k3m_jax.compile_check.table import table
+from k3m_jax.compile_check.topologies import Topology, open_topology
+from k3m_jax.parallel.accelerators import find_chip
 from k3m_jax.settings import Mesh, UserError
-from k3m_jax.training import compile_check
-from k3m_jax.training.compilation import Program
-from k3m_jax.training.compile_check import DoesNotFitError, check, find_batch
-from k3m_jax.training.compile_report import table
 from k3m_jax.training.flops import training_flops
+from k3m_jax.training.trainer import Trainer
 
 GIB = 2**30
 
@@ -33,7 +32,7 @@ def check_tiny(memory=16 * GIB):
     """The check of a step that is compiled once for all tests."""
     compiled = tiny_compiled(2, 4, 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Program, "compile", lambda program, options: compiled)
+        patch.setattr(Trainer, "compile", lambda program, options: compiled)
         return check(tiny_settings(mesh=Mesh(data=2, fsdp=4)), pretended(memory))
 
 
@@ -83,7 +82,7 @@ def test_a_compiler_that_runs_out_of_memory_says_what_would_help(monkeypatch):
     def compile_(program, options):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory.\n\nAnd so on")
 
-    monkeypatch.setattr(Program, "compile", compile_)
+    monkeypatch.setattr(Trainer, "compile", compile_)
     with pytest.raises(DoesNotFitError, match=r"out of memory; to make it fit, set model\.remat"):
         check(tiny_settings(mesh=Mesh(data=2, fsdp=4)), pretended())
 
@@ -92,7 +91,7 @@ def test_for_a_gpu_layers_one_by_one_are_advised_before_remat(monkeypatch):
     def compile_(program, options):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory.")
 
-    monkeypatch.setattr(Program, "compile", compile_)
+    monkeypatch.setattr(Trainer, "compile", compile_)
     gpu = pretended()._replace(compiler="cuda")
     with pytest.raises(DoesNotFitError, match=r"model\.unroll=true, or set model\.remat"):
         check(TINY, gpu)
@@ -113,7 +112,7 @@ def test_the_largest_batch_is_found(monkeypatch, start):
             raise DoesNotFitError("too large")
         return types.SimpleNamespace(batch=tried[-1], total_bytes=total)
 
-    monkeypatch.setattr(compile_check, "check", pretended_check)
+    monkeypatch.setattr("k3m_jax.compile_check.check.check", pretended_check)
     training = dataclasses.replace(TINY.training, batch=start)
     found = find_batch(tiny_settings(training=training, mesh=Mesh(data=8)), pretended(1e9))
     assert found.batch == 480  # 499.5 items fit, 8 devices take groups of 4

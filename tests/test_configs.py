@@ -10,8 +10,8 @@ from k3m_jax.model.network import Network
 from k3m_jax.parallel.mesh import AXES, make_mesh
 from k3m_jax.parallel.shardings import tree_shardings
 from k3m_jax.settings import Mesh, Settings, UserError
-from k3m_jax.training.compilation import Program
 from k3m_jax.training.state import init_state
+from k3m_jax.training.trainer import Trainer
 
 PODS = {"tpu_v5e_256": (16, 16, 1), "tpu_v5p_128": (16, 8, 1)}
 NAMES = (
@@ -72,7 +72,7 @@ def test_each_fits_eight_devices(name, variant):
     if name in PODS and not variant:
         pytest.skip("for a pod")
     settings = load(name, variant).resolved(vocabulary=21128, classes=1600)
-    Program(Network(settings), make_mesh(settings.mesh))
+    Trainer(Network(settings), make_mesh(settings.mesh))
 
 
 @pytest.mark.parametrize("name", PODS)

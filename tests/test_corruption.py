@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from k3m_jax.data import corruption
-from k3m_jax.data.corruption import PROTOCOL, CorruptedSource
-from k3m_jax.data.pipeline import eval_batches, train_batches
+from k3m_jax.data.corruption import RULES, CorruptedSource
+from k3m_jax.data.input.pipeline import eval_batches, train_batches
 from k3m_jax.settings import Corruption, Data, UserError
 from tests.products import inputs, memory_shards, products, record, settings_for
 
@@ -39,7 +39,7 @@ def changed(item, original):
 @pytest.fixture(scope="module")
 def wholly():
     """Every item of every setting, corrupted."""
-    return {setting: corrupted(setting, 1.0) for setting in PROTOCOL}
+    return {setting: corrupted(setting, 1.0) for setting in RULES}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_each_setting_spoils_its_modalities_in_equal_parts(setting, kinds, wholl
         assert found[kind] / COUNT == pytest.approx(share, abs=5 * (0.25 / COUNT) ** 0.5 + 0.05)
 
 
-@pytest.mark.parametrize("setting", [name for name in PROTOCOL if name.endswith("MR")])
+@pytest.mark.parametrize("setting", [name for name in RULES if name.endswith("MR")])
 def test_what_is_missing_is_empty(setting, wholly):
     for item, original in zip(wholly[setting], RECORDS, strict=True):
         for key in changed(item, original):
@@ -87,14 +87,14 @@ def test_noise_is_of_one_other_product(wholly):
     assert all(tuple(item["told"]) in facts for item in wholly["KNR"])
 
 
-@pytest.mark.parametrize("setting", PROTOCOL)
+@pytest.mark.parametrize("setting", RULES)
 def test_the_item_stays_what_it_is(setting, wholly):
     for item, original in zip(wholly[setting], RECORDS, strict=True):
         for key in ("id", "product", "category", "source", "properties", "values"):
             assert item[key] == original[key]
 
 
-@pytest.mark.parametrize("setting", PROTOCOL)
+@pytest.mark.parametrize("setting", RULES)
 def test_a_higher_rate_adds_to_what_a_lower_one_spoils(setting):
     rates = (0.0, 0.2, 0.5, 0.8, 1.0)
     levels = [corrupted(setting, rate) for rate in rates]
@@ -104,24 +104,24 @@ def test_a_higher_rate_adds_to_what_a_lower_one_spoils(setting):
         ):
             assert few in (item, more)
     assert [*map(seen, levels[0])] == [seen({**r, "told": told(r)}) for r in RECORDS]
-    spoilt = [
+    corrupt = [
         np.mean([seen(item) != seen(clean) for item, clean in zip(level, levels[0], strict=True)])
         for level in levels
     ]
     # 5 standard deviations, and 5 % for noise that is the same by chance.
-    assert spoilt == pytest.approx(rates, abs=0.15)
+    assert corrupt == pytest.approx(rates, abs=0.15)
 
 
-@pytest.mark.parametrize("setting", PROTOCOL)
+@pytest.mark.parametrize("setting", RULES)
 def test_what_is_spoilt_depends_on_the_item_and_not_on_the_order(setting):
     """Of noise the other product is another one, where the source has another order."""
 
-    def spoilt(records):
+    def corrupt(records):
         originals = {record["id"]: record for record in records}
         found = corrupted(setting, 0.5, records)
         return {item["id"]: changed(item, originals[item["id"]]) for item in found}
 
-    items, backwards = spoilt(RECORDS), spoilt(RECORDS[::-1])
+    items, backwards = corrupt(RECORDS), corrupt(RECORDS[::-1])
     if "N" in setting:  # a title may be another product's and the same by chance
         agree = np.mean([items[name] == backwards[name] for name in items])
         assert agree > 0.9
@@ -220,7 +220,7 @@ def test_settings_are_written_as_they_are_read():
     assert str(Corruption()) == ""
 
 
-@pytest.mark.parametrize("setting", PROTOCOL)
+@pytest.mark.parametrize("setting", RULES)
 def test_who_is_spoilt_at_a_rate_is_told_by_ids_alone(setting, wholly):
     ids = [item["id"] for item in RECORDS]
     for rate in (0.0, 0.3, 1.0):

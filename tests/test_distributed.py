@@ -131,8 +131,8 @@ def jax_says(monkeypatch, error):
 
 def test_without_a_cluster_it_is_one_process(monkeypatch):
     with jax_says(monkeypatch, ValueError("coordinator_address should be defined.")) as calls:
-        with distributed.joined(Distributed()):
-            assert distributed.leads()
+        with distributed.initialize(Distributed()):
+            assert distributed.is_lead_process()
         assert calls[0].keys() == {
             "initialization_timeout",
             "heartbeat_timeout_seconds",
@@ -142,8 +142,8 @@ def test_without_a_cluster_it_is_one_process(monkeypatch):
 
 def test_off_asks_nobody(monkeypatch):
     with jax_says(monkeypatch, AssertionError()) as calls:
-        with distributed.joined(Distributed("off")):
-            assert distributed.leads()
+        with distributed.initialize(Distributed("off")):
+            assert distributed.is_lead_process()
         assert not calls
 
 
@@ -156,7 +156,7 @@ def test_off_asks_nobody(monkeypatch):
 )
 def test_a_start_that_fails_is_one_line(monkeypatch, capfd, settings, error):
     with jax_says(monkeypatch, error), pytest.raises(UserError) as told:  # noqa: SIM117
-        with distributed.joined(settings):
+        with distributed.initialize(settings):
             pytest.fail("it began")
     words = " ".join(str(error).split())
     assert str(told.value).startswith(f"distributed.coordinator={settings.coordinator}: {words}")

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from k3m_jax.data.building import BuildArguments, build
-from k3m_jax.data.synthetic import make_catalogue
-from k3m_jax.training.metrics import METRICS, read_metrics
+from k3m_jax.data.build.local import BuildArguments, build
+from k3m_jax.synthetic_shop.catalogue import make_catalogue
+from k3m_jax.training.metric_writer import METRICS, read_metrics
 from k3m_jax.training.preemption import EXIT_PREEMPTED
 from tests.processes import assert_told, codes, joining, together
 

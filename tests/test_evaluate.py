@@ -10,15 +10,15 @@ import pytest
 from conftest import ROOT
 
 from configs import quickstart
-from k3m_jax.data.building import BuildArguments, build
-from k3m_jax.data.pipeline import open_inputs
-from k3m_jax.data.synthetic import make_catalogue
+from k3m_jax.data.build.local import BuildArguments, build
+from k3m_jax.data.input.pipeline import open_inputs
 from k3m_jax.evaluation.report import metrics_of
 from k3m_jax.model.network import Network
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.settings import Settings
+from k3m_jax.synthetic_shop.catalogue import make_catalogue
 from k3m_jax.training.checkpoints import Checkpoints, Meta
-from k3m_jax.training.compilation import Program
+from k3m_jax.training.trainer import Trainer
 from launch.cli import EXIT_USER_ERROR
 
 pytestmark = pytest.mark.slow
@@ -39,7 +39,7 @@ def run(tmp_path_factory):
     settings = Settings.from_config(config)
     inputs = open_inputs(settings.data)
     settings = inputs.resolve(settings)
-    program = Program(Network(settings), make_mesh(settings.mesh))
+    program = Trainer(Network(settings), make_mesh(settings.mesh))
     meta = Meta.of(settings, ["none"], inputs.tokenizer.fingerprint)
     with contextlib.closing(Checkpoints(folder / "run", meta, keep=1)) as checkpoints:
         checkpoints.save(0, program.init(), {"next_index": 0}, loss=1.0)
@@ -131,8 +131,8 @@ def test_a_probe_writes_a_table_for_each_setting(run):
     done = evaluate(f"--workdir={run}", *arguments, module="launch.probe")
     assert done.returncode == 0, done.stderr
     names = ("probe-classification-valid", "probe-classification-valid-TMR50")
-    clean, spoilt = (json.loads((run / f"{name}.json").read_text()) for name in names)
-    assert clean["examples"] == spoilt["examples"] > 0
+    clean, corrupt = (json.loads((run / f"{name}.json").read_text()) for name in names)
+    assert clean["examples"] == corrupt["examples"] > 0
     assert set(clean["metrics"]) == {"accuracy"}
     assert "title naive Bayes" in done.stdout
     done = evaluate(f"--workdir={run}", "--task=pretraining", module="launch.probe")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tiny import TINY, tiny_settings
 
-from k3m_jax.data.batch import random_batch
-from k3m_jax.data.links import LinkTable
-from k3m_jax.data.tokenization import Tokenizer, count_words, train_wordpiece
+from k3m_jax.data.input.batch import random_batch
+from k3m_jax.data.input.tokenizer import Tokenizer, count_words, train_wordpiece
+from k3m_jax.data.store.value_vocabulary import ValueVocabulary
 from k3m_jax.evaluation import evaluator as evaluator_module
 from k3m_jax.evaluation.evaluator import Evaluator, item_sums, make_evaluator
 from k3m_jax.model.k3m import Outputs, Product
@@ -19,7 +19,7 @@ from k3m_jax.parallel.shardings import unbox
 from k3m_jax.settings import Mesh, UserError
 from tests.products import inputs, memory_shards, products, settings_for
 
-TABLE = LinkTable.merge([{"colour": {"red": 5, "blue": 3, "green": 1}, "one": {"only": 2}}])
+TABLE = ValueVocabulary.merge([{"colour": {"red": 5, "blue": 3, "green": 1}, "one": {"only": 2}}])
 
 
 def held_out(items=40, seed=0, links=True):
@@ -142,7 +142,7 @@ def test_equals_one_batch_of_everything(evaluator, network, params):
     colour = joined["link_target"]
     start, end = TABLE.range("colour")
     assert found["questions/links"] == ((start <= colour) & (colour < end)).sum()
-    assert found["questions/links_without_rival"] == (colour == TABLE.id("one", "only")).sum()
+    assert found["questions/trivial_links_skipped"] == (colour == TABLE.id("one", "only")).sum()
 
 
 def test_floors_and_links_are_there(evaluator, params):
@@ -202,7 +202,7 @@ def test_devices_change_nothing(network, tokenizer, params, evaluator):
 def test_no_triple_at_all(on_other_batches, params):
     found = on_other_batches(held_out(links=False))(params)
     assert not [name for name in found if "link_" in name or "lpm" in name]
-    assert found["questions/links_without_rival"] == 0
+    assert found["questions/trivial_links_skipped"] == 0
     assert found["loss"] == pytest.approx(found["mlm_loss"] + found["mom_loss"])
     json.loads(json.dumps(found, allow_nan=False))
 

@@ -6,8 +6,8 @@ import types
 import numpy as np
 import pytest
 
-from k3m_jax.evaluation.bootstrap import Resampling
-from k3m_jax.experiments.examination import CLEAN, Examination, Splits
+from k3m_jax.metrics.bootstrap import Resampling
+from k3m_jax.runs.task_evaluation import CLEAN, Splits, TaskEvaluation
 from k3m_jax.settings import Settings, Task, UserError
 from tests import products as made
 from tests.test_tasks import shards_of
@@ -49,7 +49,7 @@ def asked(scores, labels, products, split="test"):
 
 def examine(judge, valid, test, notes=None):
     train = asked([0.0], [0], ["t"])
-    return Examination(
+    return TaskEvaluation(
         kind="probe",
         settings=Settings(task=Task(name="alignment")),
         checkpoint=1,

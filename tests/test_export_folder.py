@@ -10,7 +10,7 @@ from exported import every_pattern, export, tiny_model, tiny_params
 from products import tokenizer
 from transformers import AutoTokenizer
 
-from k3m_jax.model.weights_file import flat
+from k3m_jax.pretrained.weights_file import flat
 from k3m_jax.serving import from_pretrained
 from k3m_jax.serving.folder import CONFIG, VERSION, WEIGHTS
 from k3m_jax.settings import Data, UserError

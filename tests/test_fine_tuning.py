@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from k3m_jax.data.align_pairs import Pair
-from k3m_jax.data.pipeline import train_batches
-from k3m_jax.experiments import fine_tuning
+from k3m_jax.data.catalog.pairs import Pair
+from k3m_jax.data.input.pipeline import train_batches
 from k3m_jax.model.task_network import TaskNetwork, network_of, split_params
-from k3m_jax.model.weights_file import flat
 from k3m_jax.objectives import downstream
 from k3m_jax.parallel.mesh import make_mesh
+from k3m_jax.pretrained.weights_file import flat
+from k3m_jax.runs import fine_tuning
 from k3m_jax.settings import Corruption, Mesh, Task, UserError
-from k3m_jax.training.compilation import Program
+from k3m_jax.training.trainer import Trainer
 from tests import products as made
 from tests.test_tasks import shards_of
 from tests.tiny import TINY, released
@@ -60,7 +60,7 @@ def settings_of(given, name, **changes):
 def test_a_run_to_start_from_that_is_not_there_is_named(tmp_path):
     missing = dataclasses.replace(TINY, init_from=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"init_from: there is no .*nowhere"):
-        fine_tuning.inherited(missing)
+        fine_tuning.with_pretrained_settings(missing)
 
 
 def batches(given, settings, count):
@@ -166,7 +166,7 @@ def learned(given):
     @functools.cache
     def of(name):
         settings = settings_of(given, name, training=training, optimizer=optimizer)
-        program = Program(network_of(settings), make_mesh(Mesh(data=1)))
+        program = Trainer(network_of(settings), make_mesh(Mesh(data=1)))
         evaluate = fine_tuning.evaluator_of(program.network, program.mesh, given)
         state = program.init()
         before = evaluate(state.params)
@@ -190,9 +190,9 @@ def test_learns(learned, name, metric):
 @pytest.mark.slow
 def test_is_measured_beside_the_floors(given, learned, tmp_path):
     program, params, _, after = learned("classification")
-    spoilt = [Corruption(), Corruption("TMR", 1.0), Corruption("TMR", 0.5)]
+    corrupt = [Corruption(), Corruption("TMR", 1.0), Corruption("TMR", 0.5)]
     clean, without, half = fine_tuning.measure(
-        program.network, program.mesh, given, params, 60, "valid", spoilt
+        program.network, program.mesh, given, params, 60, "valid", corrupt
     )
     assert without.rows[0].model.value < half.rows[0].model.value < clean.rows[0].model.value
     assert clean.rows[0].model.value == after["accuracy"]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from tiny import TINY, tiny_settings
 
-from k3m_jax.data.batch import random_batch
-from k3m_jax.evaluation.floors import NCE_CHANCE, constant_answer
+from k3m_jax.data.input.batch import random_batch
+from k3m_jax.evaluation.constant_baseline import NCE_CHANCE, constant_prediction
 from k3m_jax.objectives import pretraining
 
 
@@ -52,7 +52,7 @@ def test_the_most_frequent_answers_on_the_same_positions(training):
     held_out = random_batch(TINY, 16, 9)
     held_out["mlm_targets"][:4] = 7
     held_out["mlm_weights"][2:, 1:] = 0
-    found = measured(settings, constant_answer(training, settings), held_out)
+    found = measured(settings, constant_prediction(training, settings), held_out)
     asked = held_out["mlm_weights"] > 0
     assert found["mlm_accuracy"] == pytest.approx((held_out["mlm_targets"][asked] == 7).mean())
     asked = held_out["mom_weights"] > 0
@@ -64,7 +64,7 @@ def test_the_most_frequent_answers_on_the_same_positions(training):
 
 def test_losses_are_those_of_the_frequencies(training):
     settings = settings_of("kl")
-    constant = constant_answer(training, settings)
+    constant = constant_prediction(training, settings)
     counts = 1 + np.bincount(every_token(training), minlength=settings.model.vocabulary)
     np.testing.assert_allclose(np.exp(constant.mlm_logits), counts / counts.sum(), rtol=1e-5)
     held_out = random_batch(TINY, 16, 9)
@@ -79,7 +79,7 @@ def test_regression_predicts_the_mean_feature(training):
     seen = np.concatenate([b["region_inputs"][b["region_mask"][:, 1:]] for b in training])
     seen = seen / 127.5 - 1
     held_out = random_batch(TINY, 16, 9)
-    found = measured(settings, constant_answer(training, settings), held_out)
+    found = measured(settings, constant_prediction(training, settings), held_out)
     features = held_out["region_inputs"][held_out["mom_weights"] > 0] / 127.5 - 1
     expected = np.square(features - seen.mean(0)).mean()
     assert found["mom"] == pytest.approx(expected, rel=1e-4)
@@ -87,7 +87,7 @@ def test_regression_predicts_the_mean_feature(training):
 
 def test_nce_cannot_tell_features_apart(training):
     settings = settings_of("nce")
-    found = measured(settings, constant_answer(training, settings), random_batch(TINY, 16, 9))
+    found = measured(settings, constant_prediction(training, settings), random_batch(TINY, 16, 9))
     # A few of the 255 drawn negatives are the true feature itself or do not exist.
     assert found["mom"] == pytest.approx(-np.log(NCE_CHANCE), rel=0.05)
     assert pytest.approx(1 / 256) == NCE_CHANCE
@@ -99,6 +99,6 @@ def test_training_that_shows_nothing():
         batch[name][:] = 0
     for variant in ("kl", "regression", "nce"):
         settings = settings_of(variant)
-        constant = constant_answer([batch], settings)
+        constant = constant_prediction([batch], settings)
         assert np.isfinite(constant.mlm_logits).all()
         assert np.isfinite(constant.mom_prediction).all()

@@ -11,9 +11,9 @@ import pytest
 from conftest import ROOT
 from etils import epath
 
-from k3m_jax.evaluation import golden as golden_module
-from k3m_jax.evaluation.golden import _Golden, compare, relative_error, table
-from k3m_jax.evaluation.golden_inputs import AdamW
+from k3m_jax.reproductions.release import golden as golden_module
+from k3m_jax.reproductions.release.golden import _Golden, compare, relative_error, table
+from k3m_jax.reproductions.release.golden_inputs import AdamW
 from k3m_jax.settings import UserError
 
 GOLDEN = ROOT / "tests" / "golden" / "k3m_release"

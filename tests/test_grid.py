@@ -7,12 +7,12 @@ from conftest import ROOT
 
 from configs import finetune_classification, grid_real_products, quickstart
 from configs.grid_catalogue import ABLATIONS, BASELINES, SETTINGS, get_config
-from k3m_jax.evaluation.task_floors import FLOORS
-from k3m_jax.experiments import grid_results
-from k3m_jax.experiments.grid import PRETRAINING, Cell, Grid, Lane
 from k3m_jax.settings import UserError
+from k3m_jax.sweeps import results
+from k3m_jax.sweeps.grid import PRETRAINING, Grid, RunGroup, Trial
+from k3m_jax.tasks.trivial_baselines import BASELINES as TRIVIAL_BASELINES
 
-FIRST = Cell("shop", "a", 0, PRETRAINING, "", "")
+FIRST = Trial("shop", "a", 0, PRETRAINING, "", "")
 
 
 def small(**changes):
@@ -38,15 +38,15 @@ def test_cells_are_the_parts_products_each_once_and_a_seed_is_whole_first(grid):
     task = "classification"
     of_a = [
         FIRST,
-        Cell("shop", "a", 0, task, "", ""),
-        Cell("shop", "a", 0, task, "", "TMR100"),
+        Trial("shop", "a", 0, task, "", ""),
+        Trial("shop", "a", 0, task, "", "TMR100"),
     ]
     of_b = [cell._replace(model="b") for cell in of_a]
-    of_seed = [*of_a, *of_b, Cell("shop", "a", 0, task, "MNR50", "")]
+    of_seed = [*of_a, *of_b, Trial("shop", "a", 0, task, "MNR50", "")]
     assert cells == [*of_seed, *(cell._replace(seed=1) for cell in of_seed)]
     lanes = grid.lanes()
-    assert list(lanes) == [Lane("shop", m, s) for s in (0, 1) for m in ("a", "b")]
-    assert lanes[Lane("shop", "a", 0)] == [*of_a, of_seed[-1]]
+    assert list(lanes) == [RunGroup("shop", m, s) for s in (0, 1) for m in ("a", "b")]
+    assert lanes[RunGroup("shop", "a", 0)] == [*of_a, of_seed[-1]]
 
 
 def test_a_part_of_some_seeds_is_left_out_of_the_others():
@@ -57,7 +57,7 @@ def test_a_part_of_some_seeds_is_left_out_of_the_others():
 
 
 def test_a_fingerprint_is_of_what_decides_the_measurement(grid):
-    cell = Cell("shop", "a", 0, "classification", "", "TMR100")
+    cell = Trial("shop", "a", 0, "classification", "", "TMR100")
     before = grid.fingerprint(cell)
     assert grid.fingerprint(cell._replace(seed=1, corruption="")) == before
     assert grid.fingerprint(FIRST) != before
@@ -123,20 +123,20 @@ def test_the_grid_of_the_embedded_catalogue_has_what_the_comparison_needs():
             "lxmert",
             "lxmert_pkg",
         ):
-            cells = lanes[Lane(data, model, seed)]
+            cells = lanes[RunGroup(data, model, seed)]
             tasks = ("classification", "alignment", "questions")
             headline = [c for c in cells if not c.training and c.task in tasks]
             assert len(headline) == len(tasks) * (1 + 9 * 4)
             assert {c.task for c in headline} == set(tasks)
     for model in ABLATIONS:
-        cells = lanes[Lane(low, model, 0)]
+        cells = lanes[RunGroup(low, model, 0)]
         assert {c.corruption for c in cells} == {"", "TMR100", "TNR100"}
-    spoilt = {c.training: set() for c in grid.cells() if c.training}
+    corrupt = {c.training: set() for c in grid.cells() if c.training}
     for cell in grid.cells():
         if cell.training:
-            spoilt[cell.training].add(cell.model)
-    assert list(spoilt) == ["MNR50", "TMR100", "TNR100"]
-    assert all(models >= {"k3m", *pkg} for models in spoilt.values())
+            corrupt[cell.training].add(cell.model)
+    assert list(corrupt) == ["MNR50", "TMR100", "TNR100"]
+    assert all(models >= {"k3m", *pkg} for models in corrupt.values())
     longer = {c.model for c in grid.cells() if c.task == "long classification"}
     assert longer == {"k3m", *pkg}
 
@@ -181,25 +181,25 @@ def test_an_unknown_variant_is_told():
 
 def add(path, grid, cell):
     content = {"metrics": {"accuracy": {"value": 0.5, "interval": None}}}
-    grid_results.add(path, cell, grid.fingerprint(cell._replace(model="a")), content)
+    results.add(path, cell, grid.fingerprint(cell._replace(model="a")), content)
 
 
 def test_results_are_what_was_added_and_a_line_cut_short_is_not_done(grid, tmp_path):
     path = tmp_path / "results.jsonl"
-    assert grid_results.done(path, grid) == set()
+    assert results.done(path, grid) == set()
     cells = list(grid.cells())[:3]
     for cell in cells:
         add(path, grid, cell)
     add(path, grid, cells[0]._replace(model="majority"))  # a floor is a result, but no cell
-    assert grid_results.done(path, grid) == set(cells)
-    assert grid_results.read_results(path)[cells[1]]["metrics"]["accuracy"]["value"] == 0.5
+    assert results.done(path, grid) == set(cells)
+    assert results.read_results(path)[cells[1]]["metrics"]["accuracy"]["value"] == 0.5
     whole = path.read_text()
     path.write_text(whole[:-20])
-    assert grid_results.done(path, grid) == set(cells)
+    assert results.done(path, grid) == set(cells)
     first, second = whole.splitlines(keepends=True)[:2]
     for end in (-1, -3, -20):  # behind an inner brace, too
         path.write_text(first + second.rstrip("\n")[:end])
-        assert grid_results.done(path, grid) == {cells[0]}
+        assert results.done(path, grid) == {cells[0]}
 
 
 def test_after_a_line_cut_short_the_next_result_is_a_line_of_its_own(grid, tmp_path):
@@ -208,17 +208,17 @@ def test_after_a_line_cut_short_the_next_result_is_a_line_of_its_own(grid, tmp_p
     add(path, grid, cells[0])
     path.write_text(path.read_text()[:-20])
     add(path, grid, cells[1])
-    assert grid_results.done(path, grid) == {cells[1]}
+    assert results.done(path, grid) == {cells[1]}
 
 
 def test_results_of_another_grid_are_refused_and_a_foreign_line_is_named(grid, tmp_path):
     path = tmp_path / "results.jsonl"
     add(path, Grid.parse(small(split="valid").to_dict()), FIRST)
     with pytest.raises(UserError, match="shop, a, pretraining was measured with other settings"):
-        grid_results.done(path, grid)
+        results.done(path, grid)
     path.write_text(json.dumps({"data": "shop"}) + "\n")
     with pytest.raises(UserError, match=r"results\.jsonl:1: this is no result of a grid"):
-        grid_results.done(path, grid)
+        results.done(path, grid)
 
 
 def test_the_grid_of_real_products_never_shows_text_on_both_sides_nor_names_a_class():
@@ -239,13 +239,13 @@ def test_the_grid_of_real_products_never_shows_text_on_both_sides_nor_names_a_cl
 
 def test_floors_are_lacking_until_they_are_there_whoever_measures_them(tmp_path):
     """Of products that each seed cuts anew, in each seed; of others once."""
-    path = tmp_path / grid_results.RESULTS
+    path = tmp_path / results.RESULTS
 
     def lacking(grid):
         cells = [cell for cell in grid.cells() if cell.task == "alignment"]
         seeds = {cell.seed for cell in cells if cell.model == "vlbert"}
         wanted = {seed: [c for c in cells if c.seed == seed and not c.training] for seed in seeds}
-        return [seed for seed in seeds if grid_results.lacks_floors(path, grid, wanted[seed])]
+        return [seed for seed in seeds if results.lacks_floors(path, grid, wanted[seed])]
 
     embedded = Grid.parse(get_config().to_dict())
     real = Grid.parse(grid_real_products.get_config("shops").to_dict())
@@ -254,37 +254,37 @@ def test_floors_are_lacking_until_they_are_there_whoever_measures_them(tmp_path)
         for cell in grid.cells():
             asked = cell.task in ("alignment", "classification") and not cell.training
             if (cell.model, cell.seed) == ("lxmert", 1) and asked:
-                for floor in FLOORS:
+                for floor in TRIVIAL_BASELINES:
                     named = cell._replace(model=floor)
                     told = {"metrics": {"auc": {"value": 0.5}}}
-                    grid_results.add(path, named, grid.fingerprint(cell), told)
+                    results.add(path, named, grid.fingerprint(cell), told)
     assert lacking(real) == [0, 2]
     assert lacking(embedded) == [0]  # which has a level of data more
     own = [c for c in embedded.cells() if (c.model, c.task) == ("vlbert", "classification")]
     own = [cell for cell in own if cell.data == "overlap 20 %"]
     by_training = {t: [c for c in own if c.training == t] for t in ("", "MNR50")}
-    assert not grid_results.lacks_floors(path, embedded, by_training[""])
-    assert grid_results.lacks_floors(path, embedded, by_training["MNR50"])  # of other items
+    assert not results.lacks_floors(path, embedded, by_training[""])
+    assert results.lacks_floors(path, embedded, by_training["MNR50"])  # of other items
 
 
 def test_floors_of_another_grid_are_measured_again_or_refused(grid, tmp_path):
-    path = tmp_path / grid_results.RESULTS
-    cell = Cell("shop", "b", 1, "classification", "", "")
-    for floor in FLOORS:
+    path = tmp_path / results.RESULTS
+    cell = Trial("shop", "b", 1, "classification", "", "")
+    for floor in TRIVIAL_BASELINES:
         add(path, grid, cell._replace(model=floor))  # in the lane of a
-    assert not grid_results.lacks_floors(path, grid, [cell])
-    assert grid_results.done(path, grid) == set()
+    assert not results.lacks_floors(path, grid, [cell])
+    assert results.done(path, grid) == set()
     changes = ({"data.shop.overlap": 0.7}, {"tasks.classification.task.questions": 1})
     for change in (*changes, {"split": "valid"}):
         config = small()
         config.update_from_flattened_dict(change)
         changed = Grid.parse(config.to_dict())
-        assert grid_results.lacks_floors(path, changed, [cell]), change
+        assert results.lacks_floors(path, changed, [cell]), change
         with pytest.raises(UserError, match="shop, majority, 1, classification was measured with"):
-            grid_results.done(path, changed)
+            results.done(path, changed)
     elsewhere = Grid.parse(small(seeds=(0,)).to_dict())  # has no such cell, but the same floors
-    assert grid_results.done(path, elsewhere) == set()
-    assert not grid_results.lacks_floors(path, elsewhere, [cell._replace(seed=0)])
+    assert results.done(path, elsewhere) == set()
+    assert not results.lacks_floors(path, elsewhere, [cell._replace(seed=0)])
 
 
 def test_the_results_beside_the_docs_are_of_the_grids_as_they_are():
@@ -296,8 +296,8 @@ def test_the_results_beside_the_docs_are_of_the_grids_as_they_are():
         ("catalogue_longest", get_config("longest")),
         ("real_products", grid_real_products.get_config(real)),
     ):
-        path = ROOT / "docs" / "grids" / folder / grid_results.RESULTS
-        assert grid_results.done(path, Grid.parse(config.to_dict())), folder
+        path = ROOT / "docs" / "grids" / folder / results.RESULTS
+        assert results.done(path, Grid.parse(config.to_dict())), folder
 
 
 def test_of_a_grocery_its_department_is_told_from_its_picture_country_and_brand(shared):

@@ -17,13 +17,13 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.text import Text
 from PIL import Image
 
-from k3m_jax.data.shards import open_shards
-from k3m_jax.experiments.grid_report import attention, comparisons, figures, naming
-from k3m_jax.experiments.grid_report.comparisons import GAIN, LEAD, LEAD_ON_ALL, Measured
-from k3m_jax.experiments.grid_report.coverage import coverage
-from k3m_jax.experiments.grid_report.scores import Place, Score, Scores, read_scores
-from k3m_jax.experiments.grid_report.writing import write_report
+from k3m_jax.data.store.shards import open_shards
 from k3m_jax.settings import UserError
+from k3m_jax.sweeps.report import attention, comparisons, figures, naming
+from k3m_jax.sweeps.report.comparisons import GAIN, LEAD, LEAD_ON_ALL, MetricView
+from k3m_jax.sweeps.report.coverage import coverage
+from k3m_jax.sweeps.report.scores import Place, Score, Scores, read_scores
+from k3m_jax.sweeps.report.writing import write_report
 from launch.cli import EXIT_USER_ERROR
 
 DATA = "overlap 20 %"
@@ -89,7 +89,7 @@ def canvases(monkeypatch):
 
 
 def compared(lines, task="classification"):
-    return comparisons.comparison(Measured(Scores(lines), DATA, task, "accuracy"))
+    return comparisons.comparison(MetricView(Scores(lines), DATA, task, "accuracy"))
 
 
 def rows(table):
@@ -123,7 +123,7 @@ def test_differences_are_paired_by_seed():
 
 
 def test_a_comparison_has_models_differences_and_floors(scores):
-    table = comparisons.comparison(Measured(scores, DATA, "classification", "accuracy"))
+    table = comparisons.comparison(MetricView(scores, DATA, "classification", "accuracy"))
     assert [column.name for column in table.columns] == ["0 %", "TNR100"]
     names = ["K3M", "ViLBERT", "ViLBERT+PKG", "LXMERT+PKG", LEAD, LEAD_ON_ALL, GAIN, "majority"]
     assert [row.name for row in table.rows] == names
@@ -134,7 +134,7 @@ def test_a_comparison_has_models_differences_and_floors(scores):
     assert found[LEAD][0].spread == pytest.approx(np.std([0.10, 0.08, 0.06], ddof=1))
     assert found[LEAD][1].seeds == pytest.approx({0: -0.05})
     assert [row.best for row in table.rows if row.name == "ViLBERT+PKG"] == [{0, 1}]
-    # Of all baselines the plain one is best where nothing is spoilt.
+    # Of all baselines the plain one is best where nothing is corrupt.
     assert numbers(found[LEAD_ON_ALL]) == [0.92 - 0.91, 0.60 - 0.65]
     assert numbers(found[GAIN]) == [0.84 - 0.91, 0.82 - 0.2]
     assert numbers(found["majority"]) == [0.14, 0.14]
@@ -143,7 +143,7 @@ def test_a_comparison_has_models_differences_and_floors(scores):
 
 
 def test_cells_as_text(scores):
-    table = comparisons.comparison(Measured(scores, DATA, "classification", "accuracy"))
+    table = comparisons.comparison(MetricView(scores, DATA, "classification", "accuracy"))
     told = dict(texts(table))
     assert told["K3M"] == [("92.0 ± 2.0", ""), ("65.0 ± 7.1", "n=2")]
     assert told[LEAD] == [("+8.0 ± 2.0", ""), ("−5.0", "n=1")]
@@ -155,8 +155,8 @@ def test_a_difference_of_one_seed_says_so_where_all_are_of_one():
     assert told["K3M"] == [("90.0", "85.0–95.0"), ("60.0", "55.0–65.0")]
     assert told[LEAD] == [("+10.0", "n=1"), ("−5.0", "n=1")]
     clean = [line(model, 0, 0.5) for model in ("k3m", "majority")]
-    spoilt = [line(model, 0, 0.6, training="MNR50") for model in ("k3m", "majority")]
-    (table,) = comparisons.spoilt_training(Scores(clean + spoilt), DATA)
+    corrupt = [line(model, 0, 0.6, training="MNR50") for model in ("k3m", "majority")]
+    (table,) = comparisons.spoilt_training(Scores(clean + corrupt), DATA)
     told = dict(texts(table))
     assert told["K3M"][1] == ("+10.0", "n=1")
     assert told["majority"][1] == ("+10.0", "")  # knows no chance
@@ -206,7 +206,7 @@ def test_the_summary_leaves_open_what_is_missing(scores):
 
 def test_text_alone_is_no_rival_that_has_all_that_k3m_has_but_a_baseline():
     text = [line("bert_pkg", seed, 0.97) for seed in range(3)]
-    measured = Measured(Scores([*LINES, *text]), DATA, "classification", "accuracy")
+    measured = MetricView(Scores([*LINES, *text]), DATA, "classification", "accuracy")
     table = comparisons.comparison(measured)
     found = rows(table)
     assert numbers(found[LEAD])[0] == 0.92 - 0.84
@@ -214,7 +214,7 @@ def test_text_alone_is_no_rival_that_has_all_that_k3m_has_but_a_baseline():
     assert [row.name for row in table.rows if 0 in row.best] == ["ViLBERT+PKG"]
     with_plain = [*LINES, *text, line("bert", 0, 0.1)]
     gains = rows(
-        comparisons.comparison(Measured(Scores(with_plain), DATA, "classification", "accuracy"))
+        comparisons.comparison(MetricView(Scores(with_plain), DATA, "classification", "accuracy"))
     )[GAIN]
     assert gains[0].seeds.keys() == {0, 1, 2}
     assert numbers(gains) == [0.84 - 0.91, 0.82 - 0.2]
@@ -234,7 +234,7 @@ def test_where_k3m_itself_is_not_measured_its_variants_are_compared():
     task = {"task": "wide classification"}
     variants = [line(f"k3m_{name}", 0, value, **task) for name, value in (("a", 0.7), ("b", 0.6))]
     scores = Scores([*LINES, *variants, line("majority", 0, 0.14, **task)])
-    table = comparisons.comparison(Measured(scores, DATA, task["task"], "accuracy"))
+    table = comparisons.comparison(MetricView(scores, DATA, task["task"], "accuracy"))
     assert list(rows(table)) == ["k3m_a", "k3m_b", "majority"]
     values, _ = comparisons.ablations(scores, DATA)
     assert list(rows(values)) == ["K3M", "K3M, mean fusion", "majority"]
@@ -324,7 +324,7 @@ def test_the_json_has_everything_unrounded(written, scores):
     assert found == named | scores.score(place, "accuracy").json()
     assert found["n"] == 3
     assert found["seeds"] == {"0": 0.90, "1": 0.92, "2": 0.94}
-    table = comparisons.comparison(Measured(scores, DATA, "classification", "accuracy"))
+    table = comparisons.comparison(MetricView(scores, DATA, "classification", "accuracy"))
     assert table.json() == next(t for t in content["tables"] if t["key"] == table.key)
     assert len({table["key"] for table in content["tables"]}) == len(content["tables"])
 
@@ -353,7 +353,7 @@ def handles(canvas):
 
 def test_no_line_is_drawn_where_only_its_ends_were_measured(scores, canvases, tmp_path):
     """Of TNR K3M was measured between them, too."""
-    figures.draw_course(Measured(scores, DATA, "classification", "accuracy"), tmp_path)
+    figures.draw_course(MetricView(scores, DATA, "classification", "accuracy"), tmp_path)
     canvas = canvases[f"{tmp_path / 'overlap-20-classification-accuracy'}.png"]
     (panel,) = canvas.axes
     drawn = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
@@ -378,7 +378,7 @@ def test_no_line_is_drawn_where_only_its_ends_were_measured(scores, canvases, tm
 def test_a_caption_tells_of_what_is_drawn_alone(canvases, tmp_path):
     rates = ("", "TMR50", "TMR100")
     lines = [line(model, 0, 0.5, c) for model in ("k3m_mean", "vilbert") for c in rates]
-    figures.draw_course(Measured(Scores(lines), DATA, "classification", "accuracy"), tmp_path)
+    figures.draw_course(MetricView(Scores(lines), DATA, "classification", "accuracy"), tmp_path)
     canvas = next(iter(canvases.values()))
     caption = "Filled: reads the triples; hollow, dashed: does not."
     assert canvas.legends[0].get_title().get_text() == caption
@@ -386,7 +386,7 @@ def test_a_caption_tells_of_what_is_drawn_alone(canvases, tmp_path):
     assert filled == {"K3M, mean fusion": True, "ViLBERT": False}
     floors = [line("majority", 0, 0.5, c) for c in rates]  # as long as no model is measured
     assert figures.draw_course(
-        Measured(Scores(floors), DATA, "classification", "accuracy"), tmp_path
+        MetricView(Scores(floors), DATA, "classification", "accuracy"), tmp_path
     )
     one_seed = comparisons.ablations(Scores([*LINES[:1], line("k3m_mean", 0, 0.5)]), DATA)[1]
     assert figures.draw_ablations(one_seed, tmp_path).note.endswith("One seed: no spread.")
@@ -396,7 +396,7 @@ def test_figures_can_be_read_in_a_column_of_text(canvases, tmp_path):
     """Of 900 pixels, where a picture that is wider is shown smaller."""
     models = [m for m in naming.MODELS if naming.is_compared(m)]
     lines = [line(m, s, 0.5 + s / 9, c) for m in models for s in (0, 1) for c in ("", "TMR100")]
-    figures.draw_course(Measured(Scores(lines), DATA, "classification", "accuracy"), tmp_path)
+    figures.draw_course(MetricView(Scores(lines), DATA, "classification", "accuracy"), tmp_path)
     draw_attention(tmp_path)
     for canvas in canvases.values():
         points = [text.get_fontsize() for text in canvas.findobj(Text) if text.get_text()]

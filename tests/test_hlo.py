@@ -10,13 +10,13 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from k3m_jax.parallel.collectives import (
+from k3m_jax.compile_check.collectives import (
     find_collectives,
     gathers_per_parameter,
     needed_by_fsdp,
 )
-from k3m_jax.parallel.hlo import Module
-from k3m_jax.parallel.kernels import matrix_flops, memory_bytes
+from k3m_jax.compile_check.hlo import Module
+from k3m_jax.compile_check.kernels import matrix_flops, memory_bytes
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.settings import Mesh
 

@@ -12,10 +12,10 @@ from pretrained import HF_BERT, bert_settings, hidden_states, relative_error, re
 from products import tokenizer
 
 from k3m_jax import settings as s
-from k3m_jax.data.tokenization import Tokenizer
+from k3m_jax.data.input.tokenizer import Tokenizer
 from k3m_jax.model.heads import MaskedLanguageHead
-from k3m_jax.model.pretrained.importing import import_weights, read_params, report
-from k3m_jax.model.weights_file import WEIGHTS, flat, read_weights
+from k3m_jax.pretrained.importing import import_weights, read_params, report
+from k3m_jax.pretrained.weights_file import WEIGHTS, flat, read_weights
 from k3m_jax.settings import UserError
 from launch.cli import EXIT_USER_ERROR
 

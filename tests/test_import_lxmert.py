@@ -9,10 +9,10 @@ from tiny import TINY, tiny_settings
 
 from k3m_jax import settings as s
 from k3m_jax.model.baselines.lxmert import Lxmert
-from k3m_jax.model.pretrained.importing import read_params
-from k3m_jax.model.pretrained.lxmert import name_map
-from k3m_jax.model.pretrained.name_map import read_tensors, write_tensors
-from k3m_jax.model.weights_file import flat
+from k3m_jax.pretrained.importing import read_params
+from k3m_jax.pretrained.lxmert import name_map
+from k3m_jax.pretrained.name_map import read_tensors, write_tensors
+from k3m_jax.pretrained.weights_file import flat
 from k3m_jax.settings import UserError
 
 HF_LXMERT = GOLDEN / "hf_lxmert"

@@ -13,8 +13,8 @@ from tiny import TINY, tiny_settings
 from k3m_jax import settings as s
 from k3m_jax.model.image_encoder import ImageEncoder
 from k3m_jax.model.interactor import Interactor
-from k3m_jax.model.layers import Looping
-from k3m_jax.model.pretrained.importing import read_params
+from k3m_jax.model.layers import ScanOptions
+from k3m_jax.pretrained.importing import read_params
 from k3m_jax.settings import UserError
 
 # Text D, image Dv, co-attention W, features F: no two alike.
@@ -171,7 +171,11 @@ def test_the_image_stream_is_theirs(tensors, imported):
         x = norm(tensors, f"{layer}.attention.output.LayerNorm", out + x)
         x = feed_forward(tensors, f"{layer}.intermediate.dense", f"{layer}.output", x)
     encoder = ImageEncoder(
-        fitting().model.image, dropout=0.0, dtype=np.float32, looping=Looping(), deterministic=True
+        fitting().model.image,
+        dropout=0.0,
+        dtype=np.float32,
+        looping=ScanOptions(),
+        deterministic=True,
     )
     ours = encoder.apply(
         {"params": imported.params["image_encoder"]},
@@ -209,7 +213,7 @@ def test_the_co_attention_is_theirs(tensors, imported):
         image_width=DV,
         dropout=0.0,
         dtype=np.float32,
-        looping=Looping(),
+        looping=ScanOptions(),
         deterministic=True,
     )
     masks = np.ones((1, 6), bool), np.ones((1, 5), bool)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from k3m_jax.data.batch import random_batch
+from k3m_jax.data.input.batch import random_batch
 from k3m_jax.model.network import Network
 from k3m_jax.objectives import pretraining
 from tests.tiny import TINY, tiny_settings

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from k3m_jax.data.knowledge import candidates, knowledge_text, mask_values
+from k3m_jax.modalities.knowledge import candidates, knowledge_text, mask_values
 from tests.products import tokenizer
 
 LONG = " ".join(str(n) for n in range(100, 160))

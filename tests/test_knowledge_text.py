@@ -7,10 +7,10 @@ import pytest
 from products import inputs, memory_shards, products, record, tokenizer
 from tiny import baseline
 
-from k3m_jax.data.batch import batch_spec
-from k3m_jax.data.collation import collate
-from k3m_jax.data.examples import Prepare
-from k3m_jax.data.links import LinkTable
+from k3m_jax.data.input.batch import batch_spec
+from k3m_jax.data.input.collate import collate
+from k3m_jax.data.input.examples import ExampleBuilder
+from k3m_jax.data.store.value_vocabulary import ValueVocabulary
 from k3m_jax.settings import Lengths
 
 TRIPLES = [("colour", "red"), ("brand", "norda")]
@@ -28,7 +28,7 @@ def settings(knowledge_text=True, rate=0.0, lengths=None):
 
 
 def example(chosen, item, training=False):
-    prepare = Prepare(chosen, tokenizer(), LinkTable((), ()), training=training)
+    prepare = ExampleBuilder(chosen, tokenizer(), ValueVocabulary((), ()), training=training)
     return prepare({**item, "regions": None}, np.random.default_rng(0))
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from k3m_jax.model.layers import (
     Attention,
-    Looping,
+    ScanOptions,
     SelfAttentionLayer,
     masked_mean,
     masked_softmax,
-    repeat,
+    scan_layers,
 )
 from k3m_jax.model.text_encoder import span_means
 
@@ -102,14 +102,14 @@ def stack():
     x = jnp.asarray(RNG.normal(size=(2, 5, 8)), jnp.float32)
     mask = jnp.array([[True] * 5, [True] * 3 + [False] * 2])
     params = nn.unbox(
-        repeat(SelfAttentionLayer, 3, Looping(), **fields).init(jax.random.key(0), x, mask)
+        scan_layers(SelfAttentionLayer, 3, ScanOptions(), **fields).init(jax.random.key(0), x, mask)
     )
     return fields, params, x, mask
 
 
 def test_scanned_layers_equal_the_layers_one_after_another(stack):
     fields, params, x, mask = stack
-    scanned, _ = repeat(SelfAttentionLayer, 3, Looping(), **fields).apply(params, x, mask)
+    scanned, _ = scan_layers(SelfAttentionLayer, 3, ScanOptions(), **fields).apply(params, x, mask)
     y = x
     for i in range(3):
         layer = jax.tree.map(lambda a, i=i: a[i], params["params"])
@@ -121,7 +121,7 @@ def differentiated(fields, x, mask, looping):
     """Loss and gradient of a stack of three layers, as a function of its parameters and a key."""
 
     def loss(params, key):
-        module = repeat(SelfAttentionLayer, 3, looping, **fields)
+        module = scan_layers(SelfAttentionLayer, 3, looping, **fields)
         out, _ = module.apply(params, x, mask, rngs={"dropout": key})
         return (out**2).sum() + (out**3).sum()
 
@@ -129,13 +129,16 @@ def differentiated(fields, x, mask, looping):
 
 
 @pytest.mark.parametrize(
-    "looping", [Looping(remat=True), Looping(unroll=True), Looping(remat=True, unroll=True)]
+    "looping",
+    [ScanOptions(remat=True), ScanOptions(unroll=True), ScanOptions(remat=True, unroll=True)],
 )
 def test_how_layers_are_gone_through_changes_no_value_and_no_gradient(stack, looping):
     fields, params, x, mask = stack
     fields = fields | {"dropout": 0.2, "deterministic": False}
     args = params, jax.random.key(3)
-    plain, other = (differentiated(fields, x, mask, each)(*args) for each in (Looping(), looping))
+    plain, other = (
+        differentiated(fields, x, mask, each)(*args) for each in (ScanOptions(), looping)
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), plain, other)
 
 
@@ -143,7 +146,7 @@ def test_unrolled_layers_have_no_loop_and_are_computed_again_if_they_are_to_be(s
     fields, params, x, mask = stack
 
     def lowered(*looping):
-        step = differentiated(fields, x, mask, Looping(*looping))
+        step = differentiated(fields, x, mask, ScanOptions(*looping))
         return step.lower(params, jax.random.key(3))
 
     assert "while(" in lowered(False, False).compile().as_text()

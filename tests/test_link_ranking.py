@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from tiny import TINY, tiny_settings
 
-from k3m_jax.data.knowledge import candidates
-from k3m_jax.data.links import LinkTable
-from k3m_jax.data.tokenization import Tokenizer, count_words, train_wordpiece
+from k3m_jax.data.input.tokenizer import Tokenizer, count_words, train_wordpiece
+from k3m_jax.data.store.value_vocabulary import ValueVocabulary
 from k3m_jax.evaluation import link_ranking
 from k3m_jax.evaluation.link_ranking import LinkRanking, Questions
-from k3m_jax.evaluation.metrics import hits_at, reciprocal_rank
+from k3m_jax.metrics.ranking import hits_at, reciprocal_rank
+from k3m_jax.modalities.knowledge import candidates
 from k3m_jax.model.network import Network
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.parallel.shardings import unbox
@@ -20,7 +20,7 @@ from k3m_jax.settings import Mesh
 COLOURS = ("red", "blue", "green", "teal", "pink", "grey")
 # The last two are one text to the model: they differ only behind the cut at L = 6 tokens.
 SIZES = ("s", "m", "a b c d e f", "a b c d e g")
-TABLE = LinkTable.merge(
+TABLE = ValueVocabulary.merge(
     [
         {
             "colour": dict(zip(COLOURS, (5, 3, 3, 3, 1, 0), strict=True)),

@@ -3,7 +3,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from k3m_jax.data.links import UNKNOWN, LinkTable, ask, other_items
+from k3m_jax.data.store.value_vocabulary import (
+    UNKNOWN,
+    ValueVocabulary,
+    sample_other_items,
+    sample_query,
+)
 
 FIRST = {"colour": {"red": 5, "Blue": 2, "green": 0}, "brand": {"x": 1}}
 SECOND = {"Colour": {"blue": 1, "RED": 1}, "fibre": {"wool": 3, "silk": 3}}
@@ -11,7 +16,7 @@ SECOND = {"Colour": {"blue": 1, "RED": 1}, "fibre": {"wool": 3, "silk": 3}}
 
 @pytest.fixture(scope="module")
 def table():
-    return LinkTable.merge([FIRST, SECOND])
+    return ValueVocabulary.merge([FIRST, SECOND])
 
 
 def test_spellings_are_merged_and_values_of_a_property_are_adjacent_by_count(table):
@@ -36,11 +41,11 @@ def test_an_id_is_found_by_any_spelling(table):
 
 
 def test_the_order_of_sources_does_not_matter(table):
-    assert LinkTable.merge([SECOND, FIRST]).pairs == table.pairs
+    assert ValueVocabulary.merge([SECOND, FIRST]).pairs == table.pairs
 
 
 def wide_table(values=30):
-    return LinkTable.merge([{"p": {f"v{i}": 1 for i in range(values)}, "q": {"w": 1}}])
+    return ValueVocabulary.merge([{"p": {f"v{i}": 1 for i in range(values)}, "q": {"w": 1}}])
 
 
 def test_false_values_are_false_distinct_of_the_same_property_and_uniform():
@@ -49,7 +54,7 @@ def test_false_values_are_false_distinct_of_the_same_property_and_uniform():
     triples = [table.id("p", f"v{i}") for i in (0, 7, 29)] + [table.id("q", "w")]
     counts = Counter()
     for seed in range(4000):
-        question = ask(triples, table, 4, np.random.default_rng(seed))
+        question = sample_query(triples, table, 4, np.random.default_rng(seed))
         if table.pairs[question.target][0] == "q":
             assert question.false == ()  # q has one value: nothing is false
             continue
@@ -65,29 +70,30 @@ def test_false_values_are_false_distinct_of_the_same_property_and_uniform():
 def test_every_triple_is_asked_for_equally_often():
     table = wide_table(4)
     asked = Counter(
-        ask([0, 1, 2, 4], table, 0, np.random.default_rng(seed)).target for seed in range(4000)
+        sample_query([0, 1, 2, 4], table, 0, np.random.default_rng(seed)).target
+        for seed in range(4000)
     )
     assert set(asked) == {0, 1, 2, 4}
     assert min(asked.values()) > 900
 
 
 def test_few_values_give_few_false_ones(table):
-    question = ask([table.id("colour", "red")], table, 4, np.random.default_rng(0))
+    question = sample_query([table.id("colour", "red")], table, 4, np.random.default_rng(0))
     # Blue alone: no item of train is green.
     assert question.false == (table.id("colour", "blue"),)
 
 
 def test_a_value_that_only_held_out_items_have_can_be_asked_for(table):
     green = table.id("colour", "green")
-    question = ask([green], table, 4, np.random.default_rng(0))
+    question = sample_query([green], table, 4, np.random.default_rng(0))
     assert question.target == green
     assert set(question.false) == {table.id("colour", "red"), table.id("colour", "blue")}
 
 
 def test_an_item_without_known_triples_is_not_asked(table):
-    assert ask([], table, 4, np.random.default_rng(0)) is None
-    assert ask([UNKNOWN, UNKNOWN], table, 4, np.random.default_rng(0)) is None
-    assert ask([UNKNOWN, 1], table, 4, np.random.default_rng(0)).target == 1
+    assert sample_query([], table, 4, np.random.default_rng(0)) is None
+    assert sample_query([UNKNOWN, UNKNOWN], table, 4, np.random.default_rng(0)) is None
+    assert sample_query([UNKNOWN, 1], table, 4, np.random.default_rng(0)).target == 1
 
 
 def test_other_items_are_of_other_products_and_lack_the_value():
@@ -96,7 +102,7 @@ def test_other_items_are_of_other_products_and_lack_the_value():
     products = ["a", "a", "b", "c", ""]
     drawn = [set() for _ in targets]
     for seed in range(100):
-        others = other_items(targets, facts, products, 1, np.random.default_rng(seed))
+        others = sample_other_items(targets, facts, products, 1, np.random.default_rng(seed))
         for row, found in enumerate(others):
             assert len(found) <= 1
             drawn[row].update(found)
@@ -105,10 +111,10 @@ def test_other_items_are_of_other_products_and_lack_the_value():
 
 
 def test_a_group_of_one_has_no_other_items():
-    assert other_items([1], [frozenset({1})], ["a"], 3, np.random.default_rng(0)) == [[]]
+    assert sample_other_items([1], [frozenset({1})], ["a"], 3, np.random.default_rng(0)) == [[]]
 
 
 def test_several_other_items_are_distinct():
     facts = [frozenset({i}) for i in range(4)]
-    others = other_items([0, 1, 2, 3], facts, list("abcd"), 3, np.random.default_rng(0))
+    others = sample_other_items([0, 1, 2, 3], facts, list("abcd"), 3, np.random.default_rng(0))
     assert [sorted(o) for o in others] == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]

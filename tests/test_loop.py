@@ -11,13 +11,13 @@ import pytest
 from products import tokenizer
 from tiny import TINY, tiny_program
 
-from k3m_jax.data.batch import random_batch
+from k3m_jax.data.input.batch import random_batch
 from k3m_jax.settings import UserError
 from k3m_jax.training.checkpoints import Checkpoints, Meta
 from k3m_jax.training.loop import train
-from k3m_jax.training.metrics import METRICS, TIMING, read_metrics
+from k3m_jax.training.metric_writer import METRICS, TIMING, read_metrics
 from k3m_jax.training.preemption import watch_signals
-from k3m_jax.training.reporting import REFUSALS, Reporter
+from k3m_jax.training.progress import REFUSALS, ProgressReporter
 
 # Another mesh adds up in another order (see test_step.py).
 ACROSS_MESHES = {"rtol": 2e-3, "atol": 1e-5}
@@ -166,7 +166,7 @@ def test_a_refused_step_is_told(tmp_path, capsys):
 
 
 def test_steps_refused_in_a_row_end_the_run_and_what_is_saved_stays(monkeypatch, tmp_path):
-    monkeypatch.setattr("k3m_jax.training.reporting.REFUSALS", 3)
+    monkeypatch.setattr("k3m_jax.training.progress.REFUSALS", 3)
     with pytest.raises(UserError, match=r"3 steps in a row, up to step 8, .* debug\.nans=True"):
         run_with_refused(tmp_path, 1, 2, 4, 6, 7, 8)
     assert last_state(tmp_path).step == 5
@@ -178,7 +178,7 @@ def test_every_process_ends_after_so_many_refused_steps(monkeypatch, tmp_path, l
     monkeypatch.setattr("k3m_jax.parallel.distributed.leads", lambda: leads)
     numbers = {"loss": np.nan, "gradient_norm": np.nan}
     state = types.SimpleNamespace(step=0, skipped=0)
-    with contextlib.closing(Reporter(tiny_program(), tmp_path, state)) as report:
+    with contextlib.closing(ProgressReporter(tiny_program(), tmp_path, state)) as report:
         for step in range(1, REFUSALS):
             report.dispatched(step, {**numbers, "skipped": step})
         report.dispatched(REFUSALS, {**numbers, "skipped": REFUSALS - 1})  # one that is not refused
@@ -210,8 +210,8 @@ def interruptible():
 
 def test_a_second_signal_does_what_it_always_does(interruptible):
     with watch_signals() as preemption:
-        assert not preemption.reached(1)
+        assert not preemption.should_stop(1)
         os.kill(os.getpid(), signal.SIGINT)
-        assert preemption.reached(1)
+        assert preemption.should_stop(1)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from k3m_jax.data.masking import asked, mask_regions, mask_tokens, overlaps
-from k3m_jax.data.pictures import grid_boxes
+from k3m_jax.data.input.masking import mask_regions, mask_tokens, num_targets, overlaps
+from k3m_jax.modalities.pixels import grid_boxes
 
 MASK, ORDINARY = 4, np.arange(5, 50, dtype=np.int32)
 
@@ -23,7 +23,7 @@ def test_the_number_of_masked_tokens_is_exact_and_capped(n, count):
 
 
 def test_a_rate_of_zero_asks_for_nothing():
-    assert asked(10, 0) == 0
+    assert num_targets(10, 0) == 0
     masked, positions = draw([7, 8], 0, rate=0)
     assert masked.tolist() == [7, 8]
     assert len(positions) == 0

@@ -3,12 +3,12 @@
 import pytest
 
 from configs import quickstart
-from k3m_jax.data.build_arguments import BuildArguments
-from k3m_jax.data.building import build
-from k3m_jax.data.pipeline import open_inputs
-from k3m_jax.data.synthetic import make_catalogue
-from k3m_jax.experiments.measuring import measure_run, moved
+from k3m_jax.data.build.arguments import BuildArguments
+from k3m_jax.data.build.local import build
+from k3m_jax.data.input.pipeline import open_inputs
+from k3m_jax.runs.measure import measure_run, relocate_data
 from k3m_jax.settings import Settings, UserError
+from k3m_jax.synthetic_shop.catalogue import make_catalogue
 from k3m_jax.training.checkpoints import Meta
 
 
@@ -38,9 +38,9 @@ def test_data_that_have_moved_are_named(folder, tmp_path):
     now = [str(tmp_path / name) for name in ("first", "second")]
     for name in ("first", "second"):
         (tmp_path / name).symlink_to(folder / name)
-    data = moved(settings.data, meta, now, now[0])
+    data = relocate_data(settings.data, meta, now, now[0])
     assert (data.sources, data.tokenizer) == (tuple(now), now[0])
-    assert moved(settings.data, meta, (), "") == settings.data
+    assert relocate_data(settings.data, meta, (), "") == settings.data
 
 
 @pytest.mark.parametrize("now", [["second"], ["second", "first"], ["first"]])
@@ -49,7 +49,7 @@ def test_other_data_than_the_run_has_learned_from_are_refused(folder, now):
     with pytest.raises(
         UserError, match=r"--trained_on=.*: the run has learned from other data sets"
     ):
-        moved(settings.data, meta, [str(folder / name) for name in now], "")
+        relocate_data(settings.data, meta, [str(folder / name) for name in now], "")
 
 
 @pytest.mark.parametrize("sources", [(), ("second",)])

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from k3m_jax.evaluation.metrics import Ranks, hits_at, interval, ranks, reciprocal_rank
+from k3m_jax.metrics.ranking import Ranks, hits_at, interval, ranks, reciprocal_rank
 
 
 def ranks_by_enumeration(true_score, others):

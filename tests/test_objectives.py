@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from k3m_jax.data.batch import random_batch
+from k3m_jax.data.input.batch import random_batch
 from k3m_jax.model.network import Network
 from k3m_jax.objectives import masked_object, pretraining
 from k3m_jax.objectives.link_prediction import energy, link_margin

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from k3m_jax.data import pictures
-from k3m_jax.data.records import RejectedRecord
+from k3m_jax.data.records import InvalidRecordError
+from k3m_jax.modalities import pixels
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -21,7 +21,7 @@ def encoded(image, format_="PNG", **options):
 
 
 def shrunk(image, size=64, square=True, format_="PNG", **options):
-    return pictures.decode(pictures.shrink(encoded(image, format_, **options), size, square=square))
+    return pixels.decode(pixels.shrink(encoded(image, format_, **options), size, square=square))
 
 
 def close(pixel, colour):
@@ -78,7 +78,7 @@ def test_transparent_palette_is_laid_on_white():
 def test_first_frame_of_an_animation():
     frames = [Image.new("RGB", (40, 40), colour) for colour in (GREEN, RED)]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert close(pictures.decode(pictures.shrink(data, 64, square=True))[32, 32], GREEN)
+    assert close(pixels.decode(pixels.shrink(data, 64, square=True))[32, 32], GREEN)
 
 
 def test_turned_upright():
@@ -93,8 +93,8 @@ def test_turned_upright():
 
 
 def refusal(data):
-    with pytest.raises(RejectedRecord) as caught:
-        pictures.shrink(data, 64, square=True)
+    with pytest.raises(InvalidRecordError) as caught:
+        pixels.shrink(data, 64, square=True)
     return caught.value.reason
 
 
@@ -128,14 +128,14 @@ def test_decompression_bombs_are_refused_before_they_go_off(sides):
 
 
 def test_files_too_large_are_refused(monkeypatch):
-    monkeypatch.setattr(pictures, "MAX_BYTES", 10)
+    monkeypatch.setattr(pixels, "MAX_BYTES", 10)
     assert refusal(encoded(Image.new("RGB", (9, 9)))) == "too_large_picture"
 
 
 def test_patches_and_boxes_agree():
     S, P = 12, 4
     picture = np.arange(S * S * 3, dtype=np.uint8).reshape(S, S, 3)
-    patches, boxes = pictures.patchify(picture, P), pictures.grid_boxes(3)
+    patches, boxes = pixels.patchify(picture, P), pixels.grid_boxes(3)
     assert patches.shape == (9, P * P * 3)
     assert boxes.dtype == np.float32
     for patch, box in zip(patches, boxes, strict=True):
@@ -145,4 +145,4 @@ def test_patches_and_boxes_agree():
 
 def test_patchify_refuses_what_is_no_grid():
     with pytest.raises(ValueError, match="no grid of 5-pixel patches"):
-        pictures.patchify(np.zeros((12, 12, 3), np.uint8), 5)
+        pixels.patchify(np.zeros((12, 12, 3), np.uint8), 5)

@@ -6,12 +6,18 @@ import grain
 import numpy as np
 import pytest
 
-from k3m_jax.data import pipeline
-from k3m_jax.data.batch import batch_spec
-from k3m_jax.data.codebook import Codebook
-from k3m_jax.data.compatibility import check, classes
-from k3m_jax.data.links import normalised
-from k3m_jax.data.pipeline import eval_batches, eval_items, open_inputs, train_batches, train_items
+from k3m_jax.data.input import pipeline
+from k3m_jax.data.input.batch import batch_spec
+from k3m_jax.data.input.pipeline import (
+    eval_batches,
+    eval_items,
+    open_inputs,
+    train_batches,
+    train_items,
+)
+from k3m_jax.data.input.sources import classes, validate_sources
+from k3m_jax.data.store.codebook import Codebook
+from k3m_jax.data.store.value_vocabulary import normalised
 from k3m_jax.settings import Data, Evaluation, Lengths, MaskedObject, Training, UserError
 from tests.products import (
     detected,
@@ -427,12 +433,12 @@ def test_mistakes_are_told_by_their_key(given, settings):
 )
 def test_shards_of_other_sizes_are_refused(info, message, settings):
     other = inputs(memory_shards(products(2), **info))
-    told(message, lambda: check(settings, other.shard_sets))
+    told(message, lambda: validate_sources(settings, other.shard_sets))
 
 
 def test_sizes_do_not_matter_where_there_is_no_picture(settings):
     pictureless = memory_shards([r | {"picture": b""} for r in products(2)], patch_size=8)
-    check(settings, [pictureless])
+    validate_sources(settings, [pictureless])
 
 
 def test_regions_of_several_detectors_or_of_no_class_are_refused():
@@ -444,11 +450,11 @@ def test_regions_of_several_detectors_or_of_no_class_are_refused():
         return memory_shards(products(2), classes=count, **info)
 
     none = shards(0, 0)
-    told("different detectors", lambda: check(settings, [shards(5), shards(6)]))
+    told("different detectors", lambda: validate_sources(settings, [shards(5), shards(6)]))
     # One class per region, and the largest id seen in each: that may be one detector.
     one_class = [shards(5, 1), shards(6, 1)]
-    check(settings, one_class)
+    validate_sources(settings, one_class)
     assert classes(one_class) == 6
-    told("objectives.mom.variant is 'kl'", lambda: check(settings, [none]))
+    told("objectives.mom.variant is 'kl'", lambda: validate_sources(settings, [none]))
     objectives = dataclasses.replace(TINY.objectives, mom=MaskedObject(variant="regression"))
-    check(dataclasses.replace(settings, objectives=objectives), [none])
+    validate_sources(dataclasses.replace(settings, objectives=objectives), [none])

@@ -10,9 +10,9 @@ import time
 import pytest
 from conftest import ROOT
 
-from k3m_jax.data.building import BuildArguments, build
-from k3m_jax.data.synthetic import make_catalogue
-from k3m_jax.training.metrics import METRICS, TIMING, read_metrics
+from k3m_jax.data.build.local import BuildArguments, build
+from k3m_jax.synthetic_shop.catalogue import make_catalogue
+from k3m_jax.training.metric_writer import METRICS, TIMING, read_metrics
 from k3m_jax.training.preemption import EXIT_PREEMPTED
 from launch.cli import EXIT_USER_ERROR
 

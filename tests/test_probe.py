@@ -7,15 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from k3m_jax.data.align_pairs import Pair
+from k3m_jax.data.catalog.pairs import Pair
 from k3m_jax.evaluation.embedding import Embedder
-from k3m_jax.experiments import head_fitting
-from k3m_jax.experiments.judges import make_judge
-from k3m_jax.experiments.probe import probe
 from k3m_jax.model.network import Network
 from k3m_jax.model.task_heads import Head
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.parallel.shardings import unbox
+from k3m_jax.runs import head_fitting
+from k3m_jax.runs.probe import probe
+from k3m_jax.runs.task_scorers import make_scorer
 from k3m_jax.settings import Corruption, Mesh, Task, UserError
 from tests import products as made
 from tests.test_tasks import shards_of
@@ -72,8 +72,8 @@ def parts():
 def measured(parts, *corruptions, **task):
     settings, given, embedder = parts
     settings = dataclasses.replace(settings, task=Task(**task))
-    spoilt = [Corruption.parse(text) if text else Corruption() for text in corruptions]
-    return list(probe(settings, given, embedder, 7, split="test", corruptions=spoilt))
+    corrupt = [Corruption.parse(text) if text else Corruption() for text in corruptions]
+    return list(probe(settings, given, embedder, 7, split="test", corruptions=corrupt))
 
 
 def values(report):
@@ -149,7 +149,7 @@ def test_there_is_no_energy_of_links_that_were_not_learned(parts, monkeypatch):
 
 @pytest.mark.parametrize("wrong", ["embeddings", "labels"])
 def test_a_head_that_can_learn_nothing_is_told(wrong):
-    judge = make_judge(Head(Task(name="classification", classes=("a", "b")), width=2), None)
+    judge = make_scorer(Head(Task(name="classification", classes=("a", "b")), width=2), None)
     c = np.full((4, 2), np.nan if wrong == "embeddings" else 1.0, np.float32)
     inputs = {"c": c, "label": np.full(4, -1 if wrong == "labels" else 1)}
     with pytest.raises(UserError, match="no head has a finite loss"):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from k3m_jax.data.links import LinkTable
-from k3m_jax.data.tasks import Examples, Row
-from k3m_jax.evaluation.bootstrap import Resampling
-from k3m_jax.evaluation.questions import CANDIDATES, Places, Texts
+from k3m_jax.data.store.value_vocabulary import ValueVocabulary
+from k3m_jax.evaluation.questions import CANDIDATES, CandidateIndex, CandidateSet
+from k3m_jax.metrics.bootstrap import Resampling
+from k3m_jax.tasks.examples import TaskDataset, TaskRow
 
 COLOURS = {f"c{i:02}": 30 - i for i in range(30)}
 SIZES = {f"s{i:03}": 1 for i in range(120)}
@@ -14,7 +14,9 @@ SIZES = {f"s{i:03}": 1 for i in range(120)}
 
 @pytest.fixture(scope="module")
 def table():
-    return LinkTable.merge([{"colour": COLOURS, "size": SIZES, "made of": {"c01": 1, "oak": 2}}])
+    return ValueVocabulary.merge(
+        [{"colour": COLOURS, "size": SIZES, "made of": {"c01": 1, "oak": 2}}]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -26,20 +28,20 @@ def examples(table):
         for n, ids in zip(("colour", "colour", "size"), known, strict=True)
     ]
     rows = [
-        Row(i, (), frozenset(), asked=table.pairs[k[0]][0], label=k[-1])
+        TaskRow(i, (), frozenset(), asked=table.pairs[k[0]][0], label=k[-1])
         for i, k in enumerate(known)
     ]
-    return Examples(rows, ["a", "b", "c"], ["p", "q", "r"], ["shop"] * 3, known, {})
+    return TaskDataset(rows, ["a", "b", "c"], ["p", "q", "r"], ["shop"] * 3, known, {})
 
 
 @pytest.fixture(scope="module")
 def texts(table, examples):
-    return Texts(table, examples.known)
+    return CandidateSet(table, examples.known)
 
 
 @pytest.fixture(scope="module")
 def places(examples, texts):
-    return Places.of([examples], texts)
+    return CandidateIndex.of([examples], texts)
 
 
 def of_question(places, q):
@@ -99,8 +101,8 @@ def test_scores_all_alike_get_what_guessing_gets(places):
 
 
 def test_other_items_do_not_change_a_questions_candidates(table, texts, examples, places):
-    alone = Examples(examples.rows[1:2], ["b"], ["q"], ["shop"], examples.known[1:2], {})
-    found = Places.of([alone], texts)
+    alone = TaskDataset(examples.rows[1:2], ["b"], ["q"], ["shop"], examples.known[1:2], {})
+    found = CandidateIndex.of([alone], texts)
     assert np.array_equal(found.ranked, places.ranked[of_question(places, 1)])
 
 
@@ -108,4 +110,4 @@ def test_nor_does_its_items_place_in_the_split(examples, texts, places):
     """Where more false values than are asked are left, the chance that says which is the item's."""
     moved = examples._replace(rows=[row._replace(item=row.item + 7) for row in examples.rows])
     assert not places.ranked[of_question(places, 2)].all()
-    assert np.array_equal(Places.of([moved], texts).ranked, places.ranked)
+    assert np.array_equal(CandidateIndex.of([moved], texts).ranked, places.ranked)

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from k3m_jax.data.build_arguments import BuildArguments
-from k3m_jax.data.building import build
-from k3m_jax.data.links import LinkTable
-from k3m_jax.data.tasks import examples
-from k3m_jax.evaluation.report import Elsewhere
-from k3m_jax.experiments import raw_catalogues
-from k3m_jax.experiments.raw_catalogues import open_sources
+from k3m_jax.data.build.arguments import BuildArguments
+from k3m_jax.data.build.local import build
+from k3m_jax.data.store.value_vocabulary import ValueVocabulary
+from k3m_jax.evaluation.report import ExternalDataInfo
+from k3m_jax.runs import adhoc_datasets
+from k3m_jax.runs.adhoc_datasets import open_sources
 from k3m_jax.settings import Task, UserError
+from k3m_jax.tasks.examples import task_dataset
 from tests import products as made
 
 
@@ -57,7 +57,7 @@ def test_of_two_processes_that_build_one_folder_the_second_opens_what_the_first_
         build(arguments)
         raise FileExistsError(arguments.folder)
 
-    monkeypatch.setattr(raw_catalogues, "build", overtaken)
+    monkeypatch.setattr(adhoc_datasets, "build", overtaken)
     raw = write(tmp_path / "raw", "test", range(10, 13))
     (found,) = open_sources([raw], own, tmp_path / "run")
     assert found.info.products == {"test": 3}
@@ -70,26 +70,26 @@ def test_what_a_folder_lacks_is_told_with_what_was_measured_on_it(own, tmp_path)
     with (raw / "products.jsonl").open("a") as file:
         file.write("\n{")
     found = open_sources([str(raw)], own, tmp_path / "run")
-    told = Elsewhere.of([str(raw)], found)
-    assert (told.items, told.mended) == (4, {"picture_not_found": 1})
+    told = ExternalDataInfo.of([str(raw)], found)
+    assert (told.items, told.repaired) == (4, {"picture_not_found": 1})
     assert told.missing == {"picture": 1, "title": 4, "triples": 4}
     assert told.set_aside == {"not_json": 1}
-    assert Elsewhere.of_json(json.loads(json.dumps(told.json()))) == told
+    assert ExternalDataInfo.of_json(json.loads(json.dumps(told.json()))) == told
     assert str(told) == (
         f"Measured on {raw}. All splits: 4 items; missing: 1 picture, 4 title, 4 triples; "
-        "mended: 1 picture_not_found; set aside: 1 not_json."
+        "repaired: 1 picture_not_found; set aside: 1 not_json."
     )
-    again = Elsewhere.of([str(raw), "own"], [*found, own])
+    again = ExternalDataInfo.of([str(raw), "own"], [*found, own])
     assert (again.items, again.missing["title"], again.set_aside) == (8, 8, {"not_json": 1})
 
 
 def test_other_pairs_of_the_same_items_are_other_products_to_measure_on(own, tmp_path):
     raw = tmp_path / "raw"
     write(raw, "test", range(10, 13))
-    before = Elsewhere.of(["raw"], open_sources([str(raw)], own, tmp_path / "run"))
+    before = ExternalDataInfo.of(["raw"], open_sources([str(raw)], own, tmp_path / "run"))
     (raw / "align_pairs.jsonl").write_text(json.dumps({"a": "10", "b": "12", "label": 0}))
     found = open_sources([str(raw)], own, tmp_path / "run")
-    assert before.digest != Elsewhere.of(["raw"], found).digest
+    assert before.digest != ExternalDataInfo.of(["raw"], found).digest
 
 
 def test_why_nothing_can_be_asked_is_told_of_the_folder_that_was_named(own, tmp_path):
@@ -99,10 +99,10 @@ def test_why_nothing_can_be_asked_is_told_of_the_folder_that_was_named(own, tmp_
         json.dumps({"a": "10", "b": "11", "label": 1, "split": "other"})
     )
     (found,) = open_sources([str(raw)], own, tmp_path / "run")
-    table = LinkTable.merge([found.values])
+    table = ValueVocabulary.merge([found.values])
     said = r"raw\): nothing .* needs labelled pairs .* \(set aside when it was built: 1 pair_split_"
     with pytest.raises(UserError, match=said):
-        examples(Task(name="alignment"), found, "test", table)
+        task_dataset(Task(name="alignment"), found, "test", table)
 
 
 def test_a_folder_of_neither_kind_is_told(own, tmp_path):

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from k3m_jax.data.records import RejectedRecord, Splitting, make_product
+from k3m_jax.data.records import InvalidRecordError, Splitting, make_product
 
 
 def test_missing_parts_are_empty_not_refused():
@@ -76,7 +76,7 @@ def test_whole_numbers_can_name_an_item():
     ],
 )
 def test_refused(fields, reason):
-    with pytest.raises(RejectedRecord) as caught:
+    with pytest.raises(InvalidRecordError) as caught:
         make_product(**{"id": "a", **fields})
     assert caught.value.reason == reason
     again = pickle.loads(pickle.dumps(caught.value))  # it crosses process borders

@@ -6,8 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from k3m_jax.data.records import RejectedRecord
-from k3m_jax.data.region_features import RegionSizes, make_regions, open_region_features
+from k3m_jax.data.catalog.region_features import RegionSizes, make_regions, open_region_features
+from k3m_jax.data.records import InvalidRecordError
 from k3m_jax.settings import UserError
 
 WIDTH, HEIGHT, F, C = 200, 100, 16, 10
@@ -53,7 +53,7 @@ def npz_folder(folder, pictures):
 
 
 def refusal(function, *arguments):
-    with pytest.raises(RejectedRecord) as caught:
+    with pytest.raises(InvalidRecordError) as caught:
         function(*arguments)
     assert caught.value.reason == "bad_regions"
     return caught.value.detail
@@ -154,7 +154,7 @@ NAN = np.full((4, F), np.nan, np.float32)
 def test_malformed_arrays_are_refused(tmp_path, changes, detail, layout):
     raw = arrays(4, **changes)
     source = tsv(tmp_path, row("a", raw)) if layout == "tsv" else npz(tmp_path, {"a": raw})
-    with pytest.raises(RejectedRecord, match=detail) as caught:
+    with pytest.raises(InvalidRecordError, match=detail) as caught:
         source.read("a", 36, SIZES)
     assert caught.value.reason == "bad_regions"
     assert source.sizes("absent", 3) is None
@@ -198,7 +198,7 @@ def test_arrays_that_are_missing_or_no_numbers_are_refused(tmp_path):
 def test_ids_cannot_lead_out_of_a_folder(tmp_path):
     source = npz_folder(tmp_path, {"a": arrays(4)})
     np.savez(tmp_path / "b.npz", **arrays(4))
-    with pytest.raises(RejectedRecord, match="outside_folder"):
+    with pytest.raises(InvalidRecordError, match="outside_folder"):
         source.read("../b", 36, SIZES)
 
 

@@ -25,15 +25,15 @@ from pretrained import HF_BERT, bert_settings, rewritten
 from safetensors.numpy import load_file
 from tiny import TINY, tiny_settings
 
-from k3m_jax.data.batch import random_batch
-from k3m_jax.data.knowledge import knowledge_text
-from k3m_jax.data.pipeline import train_items
+from k3m_jax.data.input.batch import random_batch
+from k3m_jax.data.input.pipeline import train_items
+from k3m_jax.modalities.knowledge import knowledge_text
 from k3m_jax.model.network import Network
-from k3m_jax.model.pretrained.importing import read_params
 from k3m_jax.model.structure_aggregation import StructureAggregation
 from k3m_jax.objectives import pretraining
 from k3m_jax.objectives.link_prediction import link_margin
 from k3m_jax.objectives.sums import safe_ratio
+from k3m_jax.pretrained.importing import read_params
 from k3m_jax.settings import Structure, UserError
 from tests.products import inputs, memory_shards, products, settings_for, tokenizer
 

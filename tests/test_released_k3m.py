@@ -15,16 +15,16 @@ from safetensors.numpy import load_file
 from tiny import TINY, released, tiny_settings
 
 from k3m_jax import settings as s
-from k3m_jax.data.batch import random_batch
+from k3m_jax.data.input.batch import random_batch
 from k3m_jax.model.interactor import CoAttentionBlock
-from k3m_jax.model.interleaving import Schedule, interact
-from k3m_jax.model.layers import Looping, SelfAttentionLayer, Stack, repeat
+from k3m_jax.model.layers import ScanOptions, SelfAttentionLayer, Stack, scan_layers
 from k3m_jax.model.network import Network
-from k3m_jax.model.pretrained.name_map import read_tensors, write_tensors
-from k3m_jax.model.pretrained.released_k3m import check_config, model_settings, name_map
-from k3m_jax.model.weights_file import abstract_params, nested
 from k3m_jax.objectives import pretraining
 from k3m_jax.objectives.sums import safe_ratio
+from k3m_jax.pretrained.name_map import read_tensors, write_tensors
+from k3m_jax.pretrained.weights_file import abstract_params, nested
+from k3m_jax.reproductions.release.interleaving import Schedule, interact
+from k3m_jax.reproductions.release.weights import check_config, model_settings, name_map
 from k3m_jax.settings import UserError
 
 GOLDEN = ROOT / "tests" / "golden" / "k3m_release"
@@ -35,7 +35,7 @@ GOLDEN = ROOT / "tests" / "golden" / "k3m_release"
 
 def _stack(kind, count, fields, looping, *example):
     """A stack of random parameters."""
-    module = repeat(kind, count, Looping(), **fields)
+    module = scan_layers(kind, count, ScanOptions(), **fields)
     params = nn.unbox(module.init(jax.random.key(count), *example))["params"]
     noise = iter(jax.random.split(jax.random.key(9), len(jax.tree.leaves(params))))
     params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(noise), x.shape), params)
@@ -50,7 +50,7 @@ def _stack(kind, count, fields, looping, *example):
 def test_each_stream_runs_its_layers_where_the_schedule_says(text_before, image_before, unroll):
     """Against the general rule, written as a loop over layers and blocks."""
     how = {"dropout": 0.0, "dtype": jnp.float32, "deterministic": True}
-    looping = Looping(unroll=unroll)
+    looping = ScanOptions(unroll=unroll)
     x, y = jax.random.normal(jax.random.key(0), (2, 1, 3, 8))
     masks = jnp.zeros((2, 1, 3))
     sizes = {"width": 8, "heads": 2, "mlp": 8}

@@ -10,22 +10,22 @@ from products import inputs, memory_shards, products, record, settings_for, toke
 from safetensors.numpy import save_file
 from tiny import released
 
-from k3m_jax.data.pipeline import train_batches
+from k3m_jax.data.input.pipeline import train_batches
 from k3m_jax.evaluation.evaluator import make_evaluator
 from k3m_jax.evaluation.report import Report
 from k3m_jax.model.network import Network
-from k3m_jax.model.pretrained.importing import import_weights
-from k3m_jax.model.pretrained.name_map import write_tensors
-from k3m_jax.model.pretrained.released_k3m import name_map
-from k3m_jax.model.weights_file import WEIGHTS, abstract_params, flat, nested, read_weights
 from k3m_jax.parallel.mesh import make_mesh
+from k3m_jax.pretrained.importing import import_weights
+from k3m_jax.pretrained.name_map import write_tensors
+from k3m_jax.pretrained.weights_file import WEIGHTS, abstract_params, flat, nested, read_weights
+from k3m_jax.reproductions.release.weights import name_map
 from k3m_jax.serving import from_pretrained
 from k3m_jax.serving.run_export import export_run
 from k3m_jax.settings import Evaluation, Mesh, Training
 from k3m_jax.training.checkpoints import Checkpoints, Meta, load_params
-from k3m_jax.training.compilation import Program
 from k3m_jax.training.loop import train
-from k3m_jax.training.metrics import METRICS, read_metrics
+from k3m_jax.training.metric_writer import METRICS, read_metrics
+from k3m_jax.training.trainer import Trainer
 
 STEPS = 2
 
@@ -83,7 +83,7 @@ def test_a_released_checkpoint_is_imported_trained_evaluated_written_and_importe
     meta = Meta.of(settings, ["data"], tokenizer().fingerprint)
     checkpoints = Checkpoints(run, meta, keep=1)
     finished = train(
-        Program(network, mesh),
+        Trainer(network, mesh),
         checkpoints,
         lambda step: train_batches(settings, *given, start_step=step),
         evaluator,

@@ -13,17 +13,17 @@ from etils.epath import backend
 from exported import export, tiny_model, tiny_params
 from orbax.checkpoint._src.path import gcs_utils
 
-from k3m_jax.data import remote
-from k3m_jax.data.building import build
-from k3m_jax.data.shards import open_shards
+from k3m_jax.data.build.local import build
+from k3m_jax.data.store import remote
+from k3m_jax.data.store.shards import open_shards
 from k3m_jax.evaluation.curves import draw_curves
-from k3m_jax.model.pretrained.importing import import_weights
-from k3m_jax.model.weights_file import WEIGHTS, flat, read_weights
+from k3m_jax.pretrained.importing import import_weights
+from k3m_jax.pretrained.weights_file import WEIGHTS, flat, read_weights
 from k3m_jax.serving import from_pretrained
 from k3m_jax.serving.dump import Embedded
 from k3m_jax.settings import UserError
 from k3m_jax.training.checkpoints import Checkpoints, Meta, load_meta
-from k3m_jax.training.metrics import METRICS, TIMING, MetricWriter, read_metrics
+from k3m_jax.training.metric_writer import METRICS, TIMING, MetricWriter, read_metrics
 from tests.buckets import Buckets
 from tests.pretrained import HF_BERT, bert_settings
 from tests.test_shards import arguments, everything, write_catalogue

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from k3m_jax.evaluation.curves import comparison_table, draw_comparison, draw_curves
-from k3m_jax.evaluation.evaluator import Answers, Measurement
+from k3m_jax.evaluation.evaluator import EvalResult, PerItemMetric
 from k3m_jax.evaluation.report import Report, metrics_of
 from k3m_jax.settings import Corruption, Data
 
@@ -13,7 +13,7 @@ from k3m_jax.settings import Corruption, Data
 def answers(share, items=100, asked=2.0):
     right = np.zeros(items)
     right[: round(share * items)] = asked
-    return Answers(right, np.full(items, asked))
+    return PerItemMetric(right, np.full(items, asked))
 
 
 WEIGHTS = {"mlm": 1.0, "mom": 1.0, "lpm": 1.0}
@@ -23,7 +23,7 @@ FLOOR = {"mlm_accuracy": answers(0.1), "mlm_loss": answers(1), "link_mrr": answe
 
 @pytest.fixture
 def report():
-    return Report.of(Measurement(MODEL, FLOOR, WEIGHTS, 3), 40, Data())
+    return Report.of(EvalResult(MODEL, FLOOR, WEIGHTS, 3), 40, Data())
 
 
 def test_every_metric_has_a_row_also_where_nothing_was_asked(report):
@@ -59,12 +59,12 @@ def test_json_is_unrounded_and_strict(report):
 
 
 def test_files_are_named_after_what_was_measured(report):
-    spoilt = Data(valid_split="test", valid_corruption=Corruption("TNR", 0.8))
+    corrupt = Data(valid_split="test", valid_corruption=Corruption("TNR", 0.8))
     assert report.name == "evaluation-valid"
-    spoilt = Report.of(Measurement(MODEL, FLOOR, WEIGHTS, 3), 40, spoilt)
-    assert spoilt.name == "evaluation-test-TNR80"
-    assert spoilt.json()["corruption"] == "TNR80"
-    assert "Step 40 on the split test, TNR80:" in spoilt.text()
+    corrupt = Report.of(EvalResult(MODEL, FLOOR, WEIGHTS, 3), 40, corrupt)
+    assert corrupt.name == "evaluation-test-TNR80"
+    assert corrupt.json()["corruption"] == "TNR80"
+    assert "Step 40 on the split test, TNR80:" in corrupt.text()
 
 
 def test_json_comes_back(report):
@@ -72,8 +72,11 @@ def test_json_comes_back(report):
 
 
 def test_a_diverged_model_is_shown_not_hidden():
-    broken = {"mlm_accuracy": answers(0.0), "mlm_loss": Answers(np.full(4, np.nan), np.ones(4))}
-    report = Report.of(Measurement(broken, FLOOR, WEIGHTS, 0), 1, Data())
+    broken = {
+        "mlm_accuracy": answers(0.0),
+        "mlm_loss": PerItemMetric(np.full(4, np.nan), np.ones(4)),
+    }
+    report = Report.of(EvalResult(broken, FLOOR, WEIGHTS, 0), 1, Data())
     assert "nan" in report.text()
     assert Report.of_json(report.json()).text() == report.text()
     assert (

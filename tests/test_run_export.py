@@ -11,10 +11,10 @@ import pytest
 from conftest import ROOT
 from exported import tiny_params, write_run
 
-from k3m_jax.data.pipeline import open_inputs
+from k3m_jax.data.input.pipeline import open_inputs
 from k3m_jax.evaluation import task_report
 from k3m_jax.evaluation.report import Report, Row
-from k3m_jax.model.weights_file import flat, read_weights
+from k3m_jax.pretrained.weights_file import flat, read_weights
 from k3m_jax.serving import from_pretrained
 from k3m_jax.serving.run_export import export_run
 from k3m_jax.settings import Settings, UserError

@@ -15,12 +15,13 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from k3m_jax.data import building, pictures
-from k3m_jax.data.build_arguments import BuildArguments
-from k3m_jax.data.building import build
-from k3m_jax.data.record_maker import Made, RecordMaker
-from k3m_jax.data.records import Reject
-from k3m_jax.data.shards import open_shards
+from k3m_jax.data.build import local
+from k3m_jax.data.build.arguments import BuildArguments
+from k3m_jax.data.build.local import build
+from k3m_jax.data.build.record_builder import BuiltRecord, RecordBuilder
+from k3m_jax.data.records import RejectedLine
+from k3m_jax.data.store.shards import open_shards
+from k3m_jax.modalities import pixels
 from k3m_jax.settings import UserError
 
 F, C = 8, 5
@@ -131,9 +132,9 @@ def test_a_record_says_what_the_catalogue_said(built):
     assert item["properties"] == ["color", "color", "only"]
     assert item["values"] == ["c0", "all:of;them#", "v9"]
     assert (item["product"], item["category"], item["source"]) == ("p4", "Tops", "")
-    picture = pictures.decode(item["picture"])
+    picture = pixels.decode(item["picture"])
     assert picture.shape == (32, 32, 3)
-    patches = pictures.patchify(picture, 8)
+    patches = pixels.patchify(picture, 8)
     np.testing.assert_array_equal(item["class_ids"], built.codebook.assign(patches))
     assert item["class_ids"].dtype == np.int32
 
@@ -147,7 +148,7 @@ def test_what_is_missing_is_empty_and_counted(built):
         assert items[key]["class_ids"].shape == (0,)
     assert items["item-4"]["values"] == ["c1", "all:of;them#", "v4"]
     assert built.info.missing == {"picture": 2, "title": 1, "triples": 1}
-    assert built.info.mended == {"picture_not_found": 1, "empty_triple": 1, "repeated_triple": 1}
+    assert built.info.repaired == {"picture_not_found": 1, "empty_triple": 1, "repeated_triple": 1}
 
 
 def test_products_do_not_straddle_splits(built):
@@ -202,7 +203,7 @@ def test_tfds_reads_it_by_name_and_by_folder(built):
 
 
 def test_tensorflow_is_not_needed():
-    code = "import sys, k3m_jax.data.building; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, k3m_jax.data.build.local; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -320,7 +321,7 @@ def test_regions(catalogue, tmp_path):
     assert (item["features"].shape, item["features"].dtype) == ((36, F), np.float16)
     assert (item["class_ids"].shape, item["class_ids"].dtype) == ((36, 3), np.int32)
     assert (item["class_probs"].shape, item["class_probs"].dtype) == ((36, 3), np.float16)
-    assert pictures.decode(item["picture"]).shape == (21, 32, 3)  # boxes fit: its aspect is kept
+    assert pixels.decode(item["picture"]).shape == (21, 32, 3)  # boxes fit: its aspect is kept
     assert items["item-9"]["features"].shape == (3, F)  # fewer regions stay fewer
     absent = items["item-0"]
     assert absent["features"].shape == (0, F)
@@ -348,13 +349,13 @@ def test_regions_of_no_product_are_a_mistake(catalogue, tmp_path):
 
 
 def test_the_record_maker_is_a_function_of_the_line(built, catalogue):
-    job = building.LocalBuild(arguments(catalogue, "unused"), "unused")
+    job = local.LocalBuild(arguments(catalogue, "unused"), "unused")
     maker = pickle.loads(pickle.dumps(job.maker))
-    assert isinstance(maker, RecordMaker)
+    assert isinstance(maker, RecordBuilder)
     outcomes = [maker(raw) for raw in job.catalogue.lines()]
     # An id given twice is no fault of either line; the whole catalogue shows it.
-    assert sum(isinstance(o, Made) for o in outcomes) == GOOD + 1
-    assert sum(isinstance(o, Reject) for o in outcomes) == 6
+    assert sum(isinstance(o, BuiltRecord) for o in outcomes) == GOOD + 1
+    assert sum(isinstance(o, RejectedLine) for o in outcomes) == 6
     made = outcomes[-1]
     _, stored = everything(built)[made.record["id"]]
     assert made.record["picture"] == stored["picture"]
@@ -377,7 +378,7 @@ def test_a_build_cut_short_leaves_nothing_that_looks_finished(catalogue, tmp_pat
     def fail(self, folder):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(building.Build, "finish", fail)
+    monkeypatch.setattr(local.Build, "finish", fail)
     with pytest.raises(KeyboardInterrupt):
         build(arguments(catalogue, tmp_path))
     with pytest.raises(UserError, match="no data set"):

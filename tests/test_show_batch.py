@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from k3m_jax.data import inspection
-from k3m_jax.data.building import BuildArguments, build
-from k3m_jax.data.collation import collate
-from k3m_jax.data.pipeline import train_items
+from k3m_jax.data.build.local import BuildArguments, build
+from k3m_jax.data.input import inspection
+from k3m_jax.data.input.collate import collate
+from k3m_jax.data.input.pipeline import train_items
 from tests.conftest import ROOT
 from tests.products import detected, inputs, jpeg, memory_shards, record, settings_for
 from tests.tiny import TINY

@@ -1,5 +1,5 @@
-from k3m_jax.data import shuffling
-from k3m_jax.data.shuffling import Shuffler
+from k3m_jax.data.build import shuffler
+from k3m_jax.data.build.shuffler import Shuffler
 
 
 def shuffled(folder, keys, salt="train"):
@@ -17,8 +17,8 @@ def test_the_order_depends_on_keys_alone_in_memory_and_on_disk(tmp_path, monkeyp
     assert not (tmp_path / "unused").exists()
     assert sorted(inside) == sorted(b"value of " + key for key in keys)
     assert inside != sorted(inside)
-    monkeypatch.setattr(shuffling, "HELD", 20_000)
-    monkeypatch.setattr(shuffling, "BUCKETS", 16)
+    monkeypatch.setattr(shuffler, "HELD", 20_000)
+    monkeypatch.setattr(shuffler, "BUCKETS", 16)
     assert shuffled(tmp_path / "used", keys[::-1]) == inside
     assert list((tmp_path / "used").iterdir()) == []  # each file goes when it is read
     assert shuffled(tmp_path / "other", keys, salt="valid") != inside

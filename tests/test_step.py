@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from tiny import TINY, released, tiny_program, tiny_settings
 
-from k3m_jax.data.batch import random_batch
+from k3m_jax.data.input.batch import random_batch
 from k3m_jax.model.network import Network
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.parallel.shardings import unbox
 from k3m_jax.settings import Debug, Mesh, UserError
-from k3m_jax.training.compilation import Program
 from k3m_jax.training.state import init_state
 from k3m_jax.training.step import gumbel_temperature, micro_batches, train_step
+from k3m_jax.training.trainer import Trainer
 
 # Float32 sums in another order, over a few steps of Adam, which divides by small numbers.
 ACROSS_MESHES = {"rtol": 1e-4, "atol": 2e-5}
@@ -106,7 +106,7 @@ def test_runs_that_differ_by_their_seed_share_a_program():
 
 def test_a_run_that_goes_on_takes_its_first_step_without_init(monkeypatch):
     """Nothing is brought from the host within a step, nor the seed that `init` would have."""
-    program = Program(Network(TINY), make_mesh(TINY.mesh))
+    program = Trainer(Network(TINY), make_mesh(TINY.mesh))
     monkeypatch.setattr(program, "_step", lambda seed, state, batch: (state, {"seed": seed}))
     _, metrics = program.step(program.abstract_state, {})
     assert metrics["seed"].is_fully_replicated
@@ -119,7 +119,7 @@ def test_a_run_that_goes_on_takes_its_first_step_without_init(monkeypatch):
 )
 def test_jax_may_look_at_arrays_on_the_host_where_it_must(monkeypatch, debug, transfers):
     """A CPU's arrays are on the host already: only a GPU or TPU would refuse to look."""
-    program = Program(Network(tiny_settings(debug=debug)), make_mesh(TINY.mesh))
+    program = Trainer(Network(tiny_settings(debug=debug)), make_mesh(TINY.mesh))
     seen = []
     monkeypatch.setattr(
         program,
@@ -257,7 +257,7 @@ def test_a_batch_that_does_not_fit_the_mesh_names_the_keys():
         UserError,
         match=r"training\.batch 32 .* mesh\.data x mesh\.fsdp 8 x training\.accumulation 2",
     ):
-        Program(Network(tiny_settings(training=training)), make_mesh(Mesh()))
+        Trainer(Network(tiny_settings(training=training)), make_mesh(Mesh()))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_a_batch_of_the_evaluation_that_does_not_fit_is_told_at_once(
     monkeypatch, batch, blocks, message
 ):
     """Of one process, and of several that read so many blocks of it."""
-    monkeypatch.setattr("k3m_jax.training.compilation.process_blocks", lambda mesh: ((0,), blocks))
+    monkeypatch.setattr("k3m_jax.training.trainer.process_blocks", lambda mesh: ((0,), blocks))
     settings = tiny_settings(evaluation=dataclasses.replace(TINY.evaluation, batch=batch))
     with pytest.raises(UserError, match=message):
-        Program(Network(settings), make_mesh(Mesh()))
+        Trainer(Network(settings), make_mesh(Mesh()))

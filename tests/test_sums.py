@@ -2,13 +2,13 @@
 
 import pickle
 
-from k3m_jax.data import survey
-from k3m_jax.data.catalogues import RawLine
-from k3m_jax.data.record_maker import Made
-from k3m_jax.data.records import Reject, Splitting, make_product
-from k3m_jax.data.survey import Found, Survey
-from k3m_jax.data.tally import Tally
-from k3m_jax.data.tokenization import count_words
+from k3m_jax.data.build import catalog_scan
+from k3m_jax.data.build.catalog_scan import CatalogScan, ParsedLine
+from k3m_jax.data.build.record_builder import BuiltRecord
+from k3m_jax.data.build.statistics import DatasetStatistics
+from k3m_jax.data.catalog.readers import RawLine
+from k3m_jax.data.input.tokenizer import count_words
+from k3m_jax.data.records import RejectedLine, Splitting, make_product
 from tests.products import detected, products
 
 
@@ -23,14 +23,16 @@ def summed(make, things, parts):
 
 
 def test_surveys(monkeypatch):
-    monkeypatch.setattr(survey, "SAMPLED", 5)
+    monkeypatch.setattr(catalog_scan, "SAMPLED", 5)
     lines = [
-        Reject("f", i, "not_json", "")
+        RejectedLine("f", i, "not_json", "")
         if i % 10 == 3
-        else Found(RawLine("f", i, b""), make_product(id=f"p{i}", split="test" if i == 7 else None))
+        else ParsedLine(
+            RawLine("f", i, b""), make_product(id=f"p{i}", split="test" if i == 7 else None)
+        )
         for i in range(60)
     ]
-    once, parts = (summed(lambda: Survey(Splitting(0.2)), lines, n) for n in (1, 4))
+    once, parts = (summed(lambda: CatalogScan(Splitting(0.2)), lines, n) for n in (1, 4))
     assert once.splits == parts.splits == {"train", "valid", "test"}
     assert once.usable == parts.usable == 54
     assert set(once.rejects) == set(parts.rejects)
@@ -40,17 +42,17 @@ def test_surveys(monkeypatch):
 
 def test_tallies():
     outcomes = [
-        Made("valid" if i % 5 == 0 else "train", item, ("empty_triple",) * (i % 2))
+        BuiltRecord("valid" if i % 5 == 0 else "train", item, ("empty_triple",) * (i % 2))
         for i, item in enumerate(products(40))
     ]
     outcomes += [
-        Made("train", item | detected(i, boxes=i % 4), ())
+        BuiltRecord("train", item | detected(i, boxes=i % 4), ())
         for i, item in enumerate(products(9, first=50))
     ]
-    outcomes.insert(3, Reject("f", 4, "bad_picture", ""))
-    once, parts = (summed(lambda: Tally(True), outcomes, n) for n in (1, 7))
+    outcomes.insert(3, RejectedLine("f", 4, "bad_picture", ""))
+    once, parts = (summed(lambda: DatasetStatistics(True), outcomes, n) for n in (1, 7))
     once.rejects.sort(key=str)
-    for name in ("products", "missing", "mended", "values", "fingerprint", "regions", "classes"):
+    for name in ("products", "missing", "repaired", "values", "fingerprint", "regions", "classes"):
         assert getattr(once, name) == getattr(parts, name), name
     assert once.rejects == parts.rejects
     # A Counter takes an absent key for 0: held-out values must be there, also where they merge.
@@ -60,7 +62,7 @@ def test_tallies():
     texts = [
         text
         for outcome in outcomes
-        if isinstance(outcome, Made) and outcome.split == "train"
+        if isinstance(outcome, BuiltRecord) and outcome.split == "train"
         for text in (
             outcome.record["title"],
             *outcome.record["properties"],

@@ -14,14 +14,14 @@ from conftest import ROOT
 
 from configs import debug, finetune_classification, quickstart
 from configs.grid_catalogue import get_config
-from k3m_jax.data.shards import open_shards
-from k3m_jax.data.synthetic import make_catalogue
-from k3m_jax.evaluation.task_floors import FLOORS
-from k3m_jax.experiments import grid_results
-from k3m_jax.experiments.grid import Grid, Lane, Products
-from k3m_jax.experiments.lane import Files
-from k3m_jax.experiments.sweep import MADE_OF, prepare, sweep
+from k3m_jax.data.store.shards import open_shards
 from k3m_jax.settings import UserError
+from k3m_jax.sweeps import results
+from k3m_jax.sweeps.grid import Grid, Products, RunGroup
+from k3m_jax.sweeps.run_group import Files
+from k3m_jax.sweeps.sweep import MADE_OF, prepare, sweep
+from k3m_jax.synthetic_shop.catalogue import make_catalogue
+from k3m_jax.tasks.trivial_baselines import BASELINES
 from k3m_jax.training.preemption import EXIT_PREEMPTED
 
 
@@ -55,25 +55,25 @@ def test_a_lane_that_fails_is_told_and_holds_up_no_other(swept):
     folder, outcome = swept
     assert (outcome.done, outcome.cells, outcome.stopped) == (4, 8, False)
     (lane,) = outcome.failed
-    assert lane == Lane("tiny", "broken", 0)
+    assert lane == RunGroup("tiny", "broken", 0)
     assert outcome.failed[lane].startswith("error: ")
     assert "patch_size" in outcome.failed[lane]
-    results = grid_results.read_results(folder / grid_results.RESULTS)
-    assert {cell.model for cell in results} == {"k3m", *FLOORS}  # which its lane measures now
+    found = results.read_results(folder / results.RESULTS)
+    assert {cell.model for cell in found} == {"k3m", *BASELINES}  # which its lane measures now
 
 
 @pytest.mark.slow
 def test_results_hold_metrics_and_cost(swept):
     folder, _ = swept
-    results = grid_results.read_results(folder / grid_results.RESULTS)
-    results = {cell: line for cell, line in results.items() if cell.model == "k3m"}
-    assert [(c.task, c.corruption) for c in results] == [
+    found = results.read_results(folder / results.RESULTS)
+    found = {cell: line for cell, line in found.items() if cell.model == "k3m"}
+    assert [(c.task, c.corruption) for c in found] == [
         ("pretraining", ""),
         ("classification", ""),
         ("classification", "TMR50"),
         ("classification", "TMR100"),
     ]
-    pretraining, *measured = results.values()
+    pretraining, *measured = found.values()
     assert pretraining["parameters"] > 1000
     assert pretraining["flops"] > 1e6
     assert pretraining["seconds"] > 0
@@ -87,7 +87,7 @@ def test_results_hold_metrics_and_cost(swept):
 @pytest.mark.slow
 def test_what_has_a_result_is_not_done_again_even_without_its_runs(swept, tmp_path):
     folder, _ = swept
-    shutil.copy(folder / grid_results.RESULTS, tmp_path)
+    shutil.copy(folder / results.RESULTS, tmp_path)
     outcome = sweep(grid_of("k3m"), tmp_path, workers=1)
     assert (outcome.done, outcome.cells, outcome.failed) == (4, 4, {})
     assert not (tmp_path / "runs").exists()
@@ -106,7 +106,7 @@ def prepared(workdir, **products):
     """The shards of a level, without its runs; returns when they were built."""
     level = dataclasses.replace(Products(products=12, image_size=32), **products)
     grid = dataclasses.replace(grid_of("k3m"), data={"tiny": level})
-    lane = Lane("tiny", "k3m", 0)
+    lane = RunGroup("tiny", "k3m", 0)
     prepare(grid, Files(workdir), lane)
     return open_shards(Files(workdir).shards(grid, lane)).folder.stat().mtime
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from k3m_jax.data.synthetic import draw_contact_sheet, make_catalogue, make_items
-from k3m_jax.data.synthetic_assortment import FAMILIES
-from k3m_jax.data.synthetic_geometry import BODY
-from k3m_jax.data.synthetic_pictures import COLORS, PATTERNS, SHAPES, Design, Look, draw
-from k3m_jax.data.synthetic_products import BRAND_OF, TYPICAL, draw_product
-from k3m_jax.data.synthetic_telling import SEEN, TRIPLES_ONLY, told, write_title
 from k3m_jax.settings import UserError
+from k3m_jax.synthetic_shop.assortment import FAMILIES
+from k3m_jax.synthetic_shop.catalogue import draw_contact_sheet, make_catalogue, make_items
+from k3m_jax.synthetic_shop.geometry import BODY
+from k3m_jax.synthetic_shop.modality_overlap import SEEN, TRIPLES_ONLY, told, write_title
+from k3m_jax.synthetic_shop.pictures import COLORS, PATTERNS, SHAPES, Design, Look, draw
+from k3m_jax.synthetic_shop.products import BRAND_OF, TYPICAL, draw_product
 
 
 def read(path):

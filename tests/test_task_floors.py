@@ -5,23 +5,32 @@ import math
 import numpy as np
 import pytest
 
-from k3m_jax.data.links import LinkTable
-from k3m_jax.data.tasks import Examples, Row
-from k3m_jax.evaluation import task_floors
-from k3m_jax.evaluation.questions import Places, Texts
-from k3m_jax.evaluation.task_floors import MAJORITY, PICTURE, TITLE, NaiveBayes, Surface, surface
-from k3m_jax.experiments.asked import Asked
-from k3m_jax.experiments.judges import make_judge
+from k3m_jax.data.store.value_vocabulary import ValueVocabulary
+from k3m_jax.evaluation.questions import CandidateIndex, CandidateSet
 from k3m_jax.model.task_heads import Head
+from k3m_jax.runs.task_scorers import make_scorer
 from k3m_jax.settings import Corruption, Task
+from k3m_jax.tasks import trivial_baselines
+from k3m_jax.tasks.examples import TaskDataset, TaskRow
+from k3m_jax.tasks.split import TaskSplit
+from k3m_jax.tasks.trivial_baselines import (
+    MAJORITY,
+    PICTURE,
+    TITLE,
+    NaiveBayes,
+    RawFeatures,
+    raw_features,
+)
 from tests import products as made
 from tests.test_tasks import shards_of
 
 
 def seen(titles, pixels):
     """A surface; a pixel of None is no picture."""
-    full = [np.full(task_floors.SIDE**2 * 3, 0.0 if p is None else p, np.float32) for p in pixels]
-    return Surface(
+    full = [
+        np.full(trivial_baselines.SIDE**2 * 3, 0.0 if p is None else p, np.float32) for p in pixels
+    ]
+    return RawFeatures(
         [tuple(t.split()) for t in titles],
         np.stack(full),
         np.array([p is not None for p in pixels]),
@@ -45,7 +54,9 @@ def test_naive_bayes_is_bayes_rule():
 def test_classification():
     train = seen(TITLES, [0.0, None, 0.5, 1.0])
     labels = np.array([0, 0, 1, 0])
-    found = task_floors.classification(train, labels, seen(["pot", "", ""], [0.9, 0.6, None]), 2)
+    found = trivial_baselines.classification(
+        train, labels, seen(["pot", "", ""], [0.9, 0.6, None]), 2
+    )
     assert found[MAJORITY].argmax(1).tolist() == [0, 0, 0]
     assert found[TITLE].argmax(1).tolist() == [1, 0, 0]  # no word: the majority
     assert found[PICTURE].argmax(1).tolist() == [0, 1, 0]  # no picture: the majority
@@ -58,11 +69,11 @@ def test_items_of_no_named_class_are_not_learned_from():
 
     def floors(train):
         shards = shards_of(train, items)
-        table = LinkTable.merge([])
-        splits = [Asked.of(task, [shards], name, table) for name in ("train", "valid")]
+        table = ValueVocabulary.merge([])
+        splits = [TaskSplit.of(task, [shards], name, table) for name in ("train", "valid")]
         assert len(splits[0].labelled) == 3
         surfaces = [each.surface(Corruption()) for each in splits]
-        judge = make_judge(Head(task, width=4), None)
+        judge = make_scorer(Head(task, width=4), None)
         return judge.floors(splits[0], surfaces[0], splits[1], surfaces[1])
 
     found, wanted = floors(items), floors([r for r in items if r["category"] != "pan"])
@@ -73,7 +84,7 @@ def test_items_of_no_named_class_are_not_learned_from():
 
 def test_alignment():
     train = seen(["red cup", "red", "pot", "cup"], [0.0] * 4)
-    found = task_floors.alignment(
+    found = trivial_baselines.alignment(
         train,
         np.array([1, 0]),
         seen(["red a", "red b", "a", "b", "", ""], [0, 0.1, 0, 1, 0, None]),
@@ -85,18 +96,18 @@ def test_alignment():
 
 
 def test_questions():
-    table = LinkTable.merge(
+    table = ValueVocabulary.merge(
         [{"colour": {"red": 2, "blue": 1, "green": 1}, "of": {"oak": 1, "tin": 1}}]
     )
     red, blue, green = (table.id("colour", c) for c in ("red", "blue", "green"))
     train = seen(["a rose", "a rose", "a sky", "a leaf"], [0.0, 0.1, 0.5, 1.0])
     facts = [frozenset({i}) for i in (red, red, blue, green)]
-    rows = [Row(i, (), frozenset(), asked="colour", label=blue) for i in range(2)]
-    examples = Examples(rows, ["a", "b"], ["p", "q"], ["shop"] * 2, [(blue,)] * 2, {})
-    texts = Texts(table, examples.known)
-    places = Places.of([examples], texts)
+    rows = [TaskRow(i, (), frozenset(), asked="colour", label=blue) for i in range(2)]
+    examples = TaskDataset(rows, ["a", "b"], ["p", "q"], ["shop"] * 2, [(blue,)] * 2, {})
+    texts = CandidateSet(table, examples.known)
+    places = CandidateIndex.of([examples], texts)
     asked = seen(["sky", ""], [0.9, None])
-    found = task_floors.questions(train, facts, asked, places, texts, table)
+    found = trivial_baselines.questions(train, facts, asked, places, texts, table)
 
     def best(floor, q):
         block = slice(places.offsets[q], places.offsets[q + 1])
@@ -112,7 +123,7 @@ def test_questions():
 
 def test_surface_reads_titles_and_pictures():
     items = [made.record(0, [], title="A  Cup"), made.record(1, [], title="", picture=b"")]
-    found = surface([items])
+    found = raw_features([items])
     assert found.words == [("a", "cup"), ()]
     assert found.pictured.tolist() == [True, False]
     assert 0 < found.pixels[0].mean() < 1

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from k3m_jax.evaluation import metrics, task_metrics
-from k3m_jax.evaluation.bootstrap import Resampling
+from k3m_jax.metrics import ranking, task_metrics
+from k3m_jax.metrics.bootstrap import Resampling
 
 ONES = np.ones((1, 40))
 
@@ -90,7 +90,7 @@ def test_set_hits_are_the_mean_over_all_orders_of_what_ties():
     answers = np.array([a for answers in true.values() for a in answers])
     counted = np.ones((len(answers), len(scores)), int)
     counted[np.arange(len(answers)), answers] = 0
-    places = metrics.ranks(scores[answers], np.tile(scores, (len(answers), 1)), counted)
+    places = ranking.ranks(scores[answers], np.tile(scores, (len(answers), 1)), counted)
     orders = [
         order
         for order in itertools.permutations(range(6))

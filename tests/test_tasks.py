@@ -6,14 +6,14 @@ import pickle
 import numpy as np
 import pytest
 
-from k3m_jax.data import tasks
-from k3m_jax.data.align_pairs import Pair
-from k3m_jax.data.embedding_batches import embedding_batches
-from k3m_jax.data.links import normalised
-from k3m_jax.data.pipeline import EVALUATION_SEED
-from k3m_jax.data.task_source import TaskSource
-from k3m_jax.experiments.asked import Asked
+from k3m_jax.data.catalog.pairs import Pair
+from k3m_jax.data.input.embedding_batches import embedding_batches
+from k3m_jax.data.input.pipeline import EVALUATION_SEED
+from k3m_jax.data.store.value_vocabulary import normalised
 from k3m_jax.settings import Corruption, Task, UserError
+from k3m_jax.tasks import examples
+from k3m_jax.tasks.source import TaskSource
+from k3m_jax.tasks.split import TaskSplit
 from tests import products as made
 from tests.tiny import TINY
 
@@ -43,7 +43,7 @@ def given(shards):
 
 
 def asked(shards, given, split="train", **task):
-    return tasks.examples(Task(**task), shards, split, given.table)
+    return examples.task_dataset(Task(**task), shards, split, given.table)
 
 
 def records(shards, found, corruption=CLEAN, split="train", seed=0):
@@ -111,7 +111,7 @@ def test_titles_stay_as_they_are(shards, given):
 
 def test_classes_are_the_training_items(shards, given):
     task = Task(name="classification")
-    names = tasks.class_names(task, shards.source("train"))
+    names = examples.class_names(task, shards.source("train"))
     assert names == ("cups", "pots")
     found = asked(shards, given, name="classification", classes=("pots",))
     wanted = [0 if item["category"] == "pots" else -1 for item in shards.source("train")]
@@ -120,7 +120,7 @@ def test_classes_are_the_training_items(shards, given):
 
 def test_a_property_that_is_the_label_is_hidden(shards, given):
     task = Task(name="classification", label="Colour")
-    names = tasks.class_names(task, shards.source("train"))
+    names = examples.class_names(task, shards.source("train"))
     found = asked(shards, given, name="classification", label="Colour", classes=names)
     assert len(found.products) == 16
     for row, record in zip(found.rows, records(shards, found), strict=True):
@@ -137,9 +137,9 @@ def test_several_values_are_no_class(shards, given):
     ]
     assert [row.item for row in found.rows] == single
     with pytest.raises(UserError, match="no training item has one value"):
-        tasks.class_names(Task(label="size"), shards.source("train"))
+        examples.class_names(Task(label="size"), shards.source("train"))
     with pytest.raises(UserError, match="no training item of the catalogues luma has one value"):
-        tasks.class_names(Task(catalogues=("luma",)), shards.source("train"))
+        examples.class_names(Task(catalogues=("luma",)), shards.source("train"))
 
 
 def test_what_is_hidden_is_hidden(shards, given):
@@ -196,9 +196,11 @@ def test_an_item_is_not_paired_with_its_own_text_or_picture(shards, sides, asked
     table = made.inputs(own).table
     if not asked_of:
         with pytest.raises(UserError, match="the same twice"):
-            tasks.examples(task, own, "train", table)
+            examples.task_dataset(task, own, "train", table)
         return
-    assert [row.view for row in tasks.examples(task, own, "train", table).rows[1::2]] == asked_of
+    assert [
+        row.view for row in examples.task_dataset(task, own, "train", table).rows[1::2]
+    ] == asked_of
 
 
 def test_corruption_reaches_a_further_picture(shards, given):
@@ -216,22 +218,22 @@ def test_two_pictures_of_one_item_are_not_told_by_the_noise_that_both_have(shard
     pairs = [Pair("train", x["id"], x["id"], 1, "", "", f"v{i}") for i, x in enumerate(items)]
     own = shards_of(items, (), pairs, views)
     sides = {"first_shown": ("image",), "second_shown": ("image",)}
-    found = tasks.examples(Task(name="alignment", **sides), own, "train", given.table)
+    found = examples.task_dataset(Task(name="alignment", **sides), own, "train", given.table)
     noisy = records(own, found, Corruption("INR", 1.0))
     same = [a["picture"] == b["picture"] for a, b in zip(noisy[::2], noisy[1::2], strict=True)]
     assert len(same) == 16
     assert sum(same) <= 4  # by chance one of 15
-    half = Asked("train", (own,), (found,)).corrupted(Corruption("INR", 0.5))
+    half = TaskSplit("train", (own,), (found,)).corrupted(Corruption("INR", 0.5))
     clean = [own.source("train")[row.item]["picture"] for row in found.rows]
     clean[1::2] = [views[row.view] for row in found.rows[1::2]]
-    for record, spoilt, picture, whole in zip(
+    for record, corrupt, picture, whole in zip(
         records(own, found, Corruption("INR", 0.5), seed=EVALUATION_SEED),
         half,
         clean,
         records(own, found, Corruption("INR", 1.0), seed=EVALUATION_SEED),
         strict=True,
     ):
-        assert record["picture"] == (whole["picture"] if spoilt else picture)
+        assert record["picture"] == (whole["picture"] if corrupt else picture)
 
 
 def test_noise_is_of_the_catalogues_that_are_asked(shards, given):
@@ -246,7 +248,7 @@ def test_noise_is_of_the_catalogues_that_are_asked(shards, given):
 
 def test_the_products_of_a_split_are_those_of_all_its_items(shards, given):
     """Of training's items few are in pairs, and yet it has learned from all of them."""
-    found = Asked.of(Task(name="alignment"), (shards,), "train", given.table)
+    found = TaskSplit.of(Task(name="alignment"), (shards,), "train", given.table)
     assert set(found.products) == {"product0"}
     assert found.split_products == {item["product"] for item in shards.source("train")}
     assert len(found.split_products) > 1
@@ -269,11 +271,11 @@ def test_items_of_no_catalogue_are_told_from_those_of_others(shards, given):
 def test_spoilt_items_are_asked_the_same(shards, given):
     """What is true of an item is its own, whatever it shows."""
     found = asked(shards, given, name="questions")
-    clean, spoilt = (records(shards, found, c) for c in (CLEAN, Corruption("KNR", 1.0)))
-    for row, a, b in zip(found.rows, clean, spoilt, strict=True):
+    clean, corrupt = (records(shards, found, c) for c in (CLEAN, Corruption("KNR", 1.0)))
+    for row, a, b in zip(found.rows, clean, corrupt, strict=True):
         assert a["values"] == b["values"]
         assert row.asked not in {normalised(p) for p, _ in (*a["told"], *b["told"])}
-    assert any(a["told"] != b["told"] for a, b in zip(clean, spoilt, strict=True))
+    assert any(a["told"] != b["told"] for a, b in zip(clean, corrupt, strict=True))
 
 
 def test_rows_pickle(shards, given):

@@ -7,13 +7,19 @@ import numpy as np
 import pytest
 
 from k3m_jax import settings as s
-from k3m_jax.model.layers import Looping
+from k3m_jax.model.layers import ScanOptions
 from k3m_jax.model.text_encoder import TextEncoder
 
 B, T, K, J, L = 3, 5, 9, 4, 6
 SIZES = s.Encoder(layers=2, width=32, heads=4, mlp=64)
 ENCODER = TextEncoder(
-    SIZES, 50, positions=12, dropout=0.0, dtype=jnp.float32, looping=Looping(), deterministic=True
+    SIZES,
+    50,
+    positions=12,
+    dropout=0.0,
+    dtype=jnp.float32,
+    looping=ScanOptions(),
+    deterministic=True,
 )
 ABSENT = 1  # the item without knowledge
 

@@ -6,9 +6,9 @@ import pytest
 from tiny import TINY, tiny_settings
 
 from k3m_jax import settings as s
-from k3m_jax.data.batch import batch_spec, random_batch
+from k3m_jax.data.input.batch import batch_spec, random_batch
 from k3m_jax.model.task_network import network_of
-from k3m_jax.parallel import chips
+from k3m_jax.parallel import accelerators
 from k3m_jax.parallel.shardings import unbox
 from k3m_jax.training import throughput
 from k3m_jax.training.flops import forward_flops
@@ -109,7 +109,7 @@ class Clock:
 def test_steps_and_waits_are_timed(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(throughput, "time", clock)
-    chip = chips.CHIPS[0]._replace(flops=1e9)
+    chip = accelerators.CHIPS[0]._replace(flops=1e9)
     monkeypatch.setattr(throughput, "find_chip", lambda _: chip)
     watch = Stopwatch(TINY, jax.devices()[:2])
 

@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 
-from k3m_jax.data.tokenization import Tokenizer, count_words, train_wordpiece
+from k3m_jax.data.input.tokenizer import Tokenizer, count_words, train_wordpiece
 from k3m_jax.settings import UserError
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

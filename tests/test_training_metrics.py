@@ -1,6 +1,6 @@
 import json
 
-from k3m_jax.training.metrics import METRICS, TIMING, MetricWriter, read_metrics
+from k3m_jax.training.metric_writer import METRICS, TIMING, MetricWriter, read_metrics
 
 
 def write(folder, start, steps):

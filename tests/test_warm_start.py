@@ -11,15 +11,15 @@ from safetensors.numpy import save_file
 from tiny import TINY, tiny_program, tiny_settings
 
 from k3m_jax import settings as s
-from k3m_jax.data.batch import random_batch
-from k3m_jax.data.tokenization import Tokenizer
+from k3m_jax.data.input.batch import random_batch
+from k3m_jax.data.input.tokenizer import Tokenizer
 from k3m_jax.model.network import Network
-from k3m_jax.model.weights_file import WEIGHTS, flat, nested, write_weights
 from k3m_jax.parallel.mesh import make_mesh
+from k3m_jax.pretrained.weights_file import WEIGHTS, flat, nested, write_weights
 from k3m_jax.settings import UserError
 from k3m_jax.training.checkpoints import Checkpoints, Meta, load_meta
+from k3m_jax.training.initialization import init_or_restore, read_init_from
 from k3m_jax.training.optimizer import make_optimizer, mark_imported
-from k3m_jax.training.starting import first_state, read_init_from
 
 ORIGIN = {"format": "bert", "tensors": 37}
 MESH = make_mesh(s.Mesh(data=1))
@@ -60,7 +60,7 @@ def open_run(tmp_path):
             opened.pop().close()
         meta = Meta.of(program.network.settings, ["p"], "w")
         opened.append(Checkpoints(tmp_path / "run", meta, keep=1))
-        return first_state(program, opened[0], tokenizer()), opened[0]
+        return init_or_restore(program, opened[0], tokenizer()), opened[0]
 
     yield start
     while opened:

@@ -4,7 +4,7 @@ import pytest
 from exported import tiny_model, tiny_params
 from safetensors.numpy import load_file, save_file
 
-from k3m_jax.model.weights_file import fit, flat, nested, read_weights, write_weights
+from k3m_jax.pretrained.weights_file import fit, flat, nested, read_weights, write_weights
 from k3m_jax.settings import UserError
 
 

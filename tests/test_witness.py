@@ -11,8 +11,9 @@ from conftest import ROOT
 def start(body, seconds=60):
     """A process that has a witness `w` and runs `body`."""
     code = (
-        "import faulthandler, os, signal, time; from k3m_jax.parallel.witness import END, Witness; "
-        f"faulthandler.enable(); w = Witness({seconds}); w.name = 'process 1 of 4'; {body}"
+        "import faulthandler, os, signal, time; "
+        "from k3m_jax.parallel.watchdog import END, Watchdog;"
+        f" faulthandler.enable(); w = Watchdog({seconds}); w.name = 'process 1 of 4'; {body}"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True
@@ -60,7 +61,7 @@ def test_the_witness_outlives_signals_to_the_whole_group():
         [
             sys.executable,
             "-c",
-            "import signal; from k3m_jax.parallel.witness import Witness; w = Witness(60)\n"
+            "import signal; from k3m_jax.parallel.watchdog import Witness; w = Watchdog(60)\n"
             "w.at('step 7'); print('up', flush=True); signal.pause()",
         ],
         cwd=ROOT,

@@ -8,7 +8,7 @@ import jax
 from k3m_jax import settings as s
 from k3m_jax.model.network import Network
 from k3m_jax.parallel.mesh import make_mesh
-from k3m_jax.training.compilation import Program
+from k3m_jax.training.trainer import Trainer
 
 
 def tiny_settings(**groups) -> s.Settings:
@@ -66,9 +66,9 @@ def baseline(preset: str, *, knowledge_text: bool = False) -> s.Settings:
 
 
 @functools.cache
-def tiny_program(settings: s.Settings = TINY, *mesh: int) -> Program:
+def tiny_program(settings: s.Settings = TINY, *mesh: int) -> Trainer:
     """Compiled once for all tests; `mesh` is (data, fsdp, tensor), and one device if left out."""
-    return Program(Network(settings), make_mesh(s.Mesh(*(mesh or (1, 1, 1)))))
+    return Trainer(Network(settings), make_mesh(s.Mesh(*(mesh or (1, 1, 1)))))
 
 
 @functools.cache

@@ -27,23 +27,23 @@ MODALITIES = {
 DRAWS = 100  # of a donor, before all items are gone through
 
 
-class Protocol(NamedTuple):
+class CorruptionRule(NamedTuple):
     """What a setting does to an item that it corrupts."""
 
     noisy: bool  # takes another product's, instead of nothing
     choices: tuple[tuple[str, ...], ...]  # of modalities, equally likely
 
 
-PROTOCOL = {
-    "TMR": Protocol(False, (("title",),)),
-    "IMR": Protocol(False, (("image",),)),
-    "MMR": Protocol(False, (("title",), ("image",))),
-    "TNR": Protocol(True, (("title",),)),
-    "INR": Protocol(True, (("image",),)),
-    "TINR": Protocol(True, (("title", "image"),)),
-    "MNR": Protocol(True, (("title",), ("image",), ("title", "image"))),
-    "KMR": Protocol(False, (("knowledge",),)),
-    "KNR": Protocol(True, (("knowledge",),)),
+RULES = {
+    "TMR": CorruptionRule(False, (("title",),)),
+    "IMR": CorruptionRule(False, (("image",),)),
+    "MMR": CorruptionRule(False, (("title",), ("image",))),
+    "TNR": CorruptionRule(True, (("title",),)),
+    "INR": CorruptionRule(True, (("image",),)),
+    "TINR": CorruptionRule(True, (("title", "image"),)),
+    "MNR": CorruptionRule(True, (("title",), ("image",), ("title", "image"))),
+    "KMR": CorruptionRule(False, (("knowledge",),)),
+    "KNR": CorruptionRule(True, (("knowledge",),)),
 }
 
 
@@ -59,31 +59,31 @@ class CorruptedSource(Sequence):
         source: Sequence[Mapping[str, Any]],
         corruption: Corruption,
         seed: int,
-        donors: Sequence[int] | None = None,
+        noise_pool: Sequence[int] | None = None,
     ):
-        """`donors`: the items of the source that noise is taken from; None are all of them."""
+        """`noise_pool`: the items of the source that noise is taken from; None are all of them."""
         self._source, self._seed = source, seed
-        self._donors = range(len(source)) if donors is None else donors
+        self._donors = range(len(source)) if noise_pool is None else noise_pool
         self._setting, self._rate = corruption.setting, corruption.rate
-        self._protocol = PROTOCOL[corruption.setting]
+        self._protocol = RULES[corruption.setting]
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Raises UserError where no other product has what is to be taken from one."""
-        return self.spoilt(self._source[index])
+        return self.corrupt(self._source[index])
 
-    def spoilt(self, item: Mapping[str, Any], view: str = "") -> dict[str, Any]:
+    def corrupt(self, item: Mapping[str, Any], view: str = "") -> dict[str, Any]:
         """The same of an item of the source that is shown otherwise, by another picture.
 
         Args:
           item: as it is shown.
-          view: what tells that picture from its own. It is spoilt as another item would be: a pair
+          view: what tells that picture from its own. It is corrupt as another item would be: a pair
             of two views of one item would else be told by the noise that both have in common.
         """
-        record = {**item, "told": told(item)}
-        rng = _generator(self._seed, self._setting, identity(record["id"], view))
+        record = {**item, "told": visible_triples(item)}
+        rng = _generator(self._seed, self._setting, corruption_key(record["id"], view))
         # Drawn whatever the rate, and in this order: a higher rate changes nothing else.
         corrupted = _draw(rng) < self._rate
         choices = self._protocol.choices
@@ -107,7 +107,7 @@ class CorruptedSource(Sequence):
         """An item of another product that has all of the modalities."""
         for index in self._draws(rng):
             donor = self._source[index]
-            donor = {**donor, "told": told(donor)}
+            donor = {**donor, "told": visible_triples(donor)}
             if donor["product"] != record["product"] and all(_has(donor, m) for m in modalities):
                 return donor
         raise UserError(
@@ -122,7 +122,7 @@ class CorruptedSource(Sequence):
         yield from self._donors
 
 
-def identity(item: str, view: str = "") -> str:
+def corruption_key(item: str, view: str = "") -> str:
     """What an item's chance follows from: its id and the picture, if not its own, that shows it."""
     return f"{item}/{view}" if view else item
 
@@ -133,7 +133,7 @@ def corrupted(ids: Sequence[str], corruption: Corruption, seed: int) -> np.ndarr
     return np.array(numbers) < corruption.rate
 
 
-def told(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+def visible_triples(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The triples of a record that the model may read: all of them, or what was left of them."""
     return record.get("told", list(zip(record["properties"], record["values"], strict=True)))
 

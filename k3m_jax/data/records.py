@@ -25,11 +25,11 @@ class Product:
     picture: str  # path relative to the catalogue's folder
     split: str  # "" where the catalogue leaves it to `split_of`
     source: str
-    notes: tuple[str, ...] = ()  # what was mended on the way, one word per case; counted
+    notes: tuple[str, ...] = ()  # what was repaired on the way, one word per case; counted
 
 
 @dataclasses.dataclass(frozen=True)
-class Regions:
+class DetectorOutput:
     """What a detector saw in one picture, the most confident regions kept in its own order."""
 
     boxes: np.ndarray  # [N, 4] float32: x1, y1, x2, y2 as shares of width and height
@@ -38,7 +38,7 @@ class Regions:
     class_probs: np.ndarray  # [N, c] float16, as they come: they sum to less than 1
 
 
-class RejectedRecord(Exception):
+class InvalidRecordError(Exception):
     """This record can't be used. `reason` is one word to count by, `detail` is for a person."""
 
     def __init__(self, reason: str, detail: str):
@@ -47,7 +47,7 @@ class RejectedRecord(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Reject:
+class RejectedLine:
     """One line of rejects.jsonl."""
 
     file: str
@@ -78,10 +78,12 @@ def make_product(
     """
     name = _text(id, "id", number=True)
     if not name:
-        raise RejectedRecord("missing_id", "the record has no id")
+        raise InvalidRecordError("missing_id", "the record has no id")
     split = _text(split, "split")
     if split and (not SPLIT_NAME.fullmatch(split) or split == "all"):
-        raise RejectedRecord("bad_split", f"{split!r} can't name a split: use letters and digits")
+        raise InvalidRecordError(
+            "bad_split", f"{split!r} can't name a split: use letters and digits"
+        )
     kept, notes = _triples(triples)
     return Product(
         id=name,
@@ -126,11 +128,11 @@ def _text(value: object, key: str, number: bool = False) -> str:
     if number and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise RejectedRecord("wrong_type", f"{key} is {_named(value)}, not a string")
+        raise InvalidRecordError("wrong_type", f"{key} is {_named(value)}, not a string")
     try:
         value.encode()
     except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-        raise RejectedRecord("not_unicode", f"{key}: {error}") from error
+        raise InvalidRecordError("not_unicode", f"{key}: {error}") from error
     return value.strip()
 
 
@@ -138,12 +140,12 @@ def _triples(value: object) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...
     if value is None:
         return (), ()
     if not isinstance(value, (list, tuple)):
-        raise RejectedRecord("wrong_type", f"triples is {_named(value)}, not a list")
+        raise InvalidRecordError("wrong_type", f"triples is {_named(value)}, not a list")
     kept: dict[tuple[str, str], None] = {}
     notes = []
     for i, pair in enumerate(value):
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-            raise RejectedRecord("wrong_type", f"triples[{i}] is not a [property, value] pair")
+            raise InvalidRecordError("wrong_type", f"triples[{i}] is not a [property, value] pair")
         triple = (_text(pair[0], f"triples[{i}][0]"), _text(pair[1], f"triples[{i}][1]"))
         if not all(triple):
             notes.append("empty_triple")

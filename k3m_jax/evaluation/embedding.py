@@ -8,16 +8,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from k3m_jax.data.embedding_batches import embedding_batches
-from k3m_jax.data.knowledge import Candidates
-from k3m_jax.data.tokenization import Tokenizer
+from k3m_jax.data.input.embedding_batches import embedding_batches
+from k3m_jax.data.input.tokenizer import Tokenizer
+from k3m_jax.modalities.knowledge import Candidates
 from k3m_jax.model.network import Network, Params
 from k3m_jax.parallel import distributed
 from k3m_jax.parallel.mesh import data_shards, process_blocks
 from k3m_jax.parallel.shardings import (
     batch_sharding,
     place_batch,
-    place_common,
+    put_on_all_hosts,
     replicated,
     use_mesh,
 )
@@ -54,7 +54,7 @@ class Embedder:
         )
         found = []
         for number, batch in enumerate(batches):
-            distributed.at(f"batch {number} of the items to embed")
+            distributed.heartbeat(f"batch {number} of the items to embed")
             with use_mesh(self._mesh):
                 found.append(self._embed(self._params, place_batch(self._mesh, batch)))
         return np.concatenate(jax.device_get(found))[: sum(map(len, sources))]
@@ -69,7 +69,7 @@ class Embedder:
             parts = [x[start : start + size] for x in arrays]
             padded = [np.pad(x, [(0, size - len(x)), (0, 0)]) for x in parts]
             with use_mesh(self._mesh):
-                placed = (place_common(sharding, x) for x in padded)
+                placed = (put_on_all_hosts(sharding, x) for x in padded)
                 found.append(self._encode(self._params, *placed))
         return tuple(
             np.concatenate(side)[:rows] for side in zip(*jax.device_get(found), strict=True)

@@ -12,21 +12,21 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from k3m_jax import settings
-from k3m_jax.data.batch import Batch, batch_spec
-from k3m_jax.data.links import UNKNOWN, LinkTable
-from k3m_jax.data.pipeline import Inputs, eval_batches, train_batches
-from k3m_jax.data.tokenization import Tokenizer
-from k3m_jax.evaluation.floors import NCE_CHANCE, constant_answer
+from k3m_jax.data.input.batch import Batch, batch_spec
+from k3m_jax.data.input.pipeline import Inputs, eval_batches, train_batches
+from k3m_jax.data.input.tokenizer import Tokenizer
+from k3m_jax.data.store.value_vocabulary import UNKNOWN, ValueVocabulary
+from k3m_jax.evaluation.constant_baseline import NCE_CHANCE, constant_prediction
 from k3m_jax.evaluation.link_ranking import LinkRanking, Questions
-from k3m_jax.evaluation.metrics import Ranks, hits_at, reciprocal_rank
+from k3m_jax.metrics.ranking import Ranks, hits_at, reciprocal_rank
 from k3m_jax.model.k3m import Outputs
 from k3m_jax.model.network import Network
-from k3m_jax.model.released_k3m import ReleasedOutputs
 from k3m_jax.objectives import pretraining
 from k3m_jax.objectives.sums import Sum
 from k3m_jax.parallel import distributed
 from k3m_jax.parallel.mesh import process_blocks
 from k3m_jax.parallel.shardings import place_batch, replicated, use_mesh
+from k3m_jax.reproductions.release.model import ReleasedOutputs
 from k3m_jax.settings import UserError
 
 FLOOR_ITEMS = 2048  # training items whose answers the floors are made from
@@ -55,7 +55,7 @@ NAMES = {
 }
 
 
-class Answers(NamedTuple):
+class PerItemMetric(NamedTuple):
     """A metric, item by item; its value is right.sum() / asked.sum()."""
 
     right: np.ndarray  # [I] float64: questions answered right, or the loss of the questions
@@ -68,13 +68,13 @@ class Answers(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Measurement:
+class EvalResult:
     """Each metric of the model and of its floor; one that nothing was asked for is absent."""
 
-    model: Mapping[str, Answers]
-    floor: Mapping[str, Answers]
+    model: Mapping[str, PerItemMetric]
+    floor: Mapping[str, PerItemMetric]
     weights: Mapping[str, float]  # of the tasks in the total loss
-    links_without_rival: int
+    trivial_links_skipped: int
 
     def values(self) -> dict[str, float]:
         """`loss`, the metrics, `floor/…` of each and `questions/…`: how many were asked."""
@@ -85,9 +85,9 @@ class Measurement:
             for name, metric in QUESTIONS.items()
             if metric in self.model
         }
-        return result | {"questions/links_without_rival": float(self.links_without_rival)}
+        return result | {"questions/trivial_links_skipped": float(self.trivial_links_skipped)}
 
-    def _with_total(self, metrics: Mapping[str, Answers]) -> dict[str, float]:
+    def _with_total(self, metrics: Mapping[str, PerItemMetric]) -> dict[str, float]:
         values = {name: answers.value for name, answers in metrics.items()}
         losses = [weight * values.get(f"{t}_loss", 0.0) for t, weight in self.weights.items()]
         return {"loss": sum(losses), **values}
@@ -106,7 +106,7 @@ class Evaluator:
         mesh: Mesh,
         held_out: Callable[[], Iterable[Batch]],
         training: Callable[[], Iterable[Batch]],
-        table: LinkTable,
+        table: ValueVocabulary,
         tokenizer: Tokenizer,
     ):
         """See `make_evaluator` for the usual way.
@@ -125,13 +125,13 @@ class Evaluator:
         self._objectives = network.settings.objectives
         self._apply = jax.jit(self._answer, out_shardings=replicated(mesh))
         self._links: LinkRanking | None = None
-        self._floor: dict[str, Answers] = {}
+        self._floor: dict[str, PerItemMetric] = {}
 
     def __call__(self, params: Any) -> dict[str, float]:
         """The metrics as `Measurement.values` gives them."""
         return self.measure(params).values()
 
-    def measure(self, params: Any) -> Measurement:
+    def measure(self, params: Any) -> EvalResult:
         """Runs over the split; at the first call once more before, for questions and floors.
 
         Raises:
@@ -141,7 +141,7 @@ class Evaluator:
             self._links, self._floor = self._prepare()
         sums, embeddings = [], []
         for number, batch in enumerate(self._held_out()):
-            distributed.at(f"batch {number} of the held-out products")
+            distributed.heartbeat(f"batch {number} of the held-out products")
             with use_mesh(self._mesh):
                 answer = self._apply(params, self._place(batch))
             for whole, part in zip((sums, embeddings), jax.device_get(answer), strict=True):
@@ -152,11 +152,11 @@ class Evaluator:
             model |= _link_answers(self._links(params, c), self._links.items, len(c))
         tasks = pretraining.tasks(batch_spec(self._network.settings, 1))
         weights = {task: getattr(self._objectives, task).weight for task in tasks}
-        return Measurement(model, self._floor, weights, self._links.without_rival)
+        return EvalResult(model, self._floor, weights, self._links.without_rival)
 
-    def _prepare(self) -> tuple[LinkRanking, dict[str, Answers]]:
+    def _prepare(self) -> tuple[LinkRanking, dict[str, PerItemMetric]]:
         """What does not depend on parameters: the questions, and the floors' answers to them."""
-        constant = constant_answer(self._training(), self._network.settings)
+        constant = constant_prediction(self._training(), self._network.settings)
         answer = jax.jit(
             # An argument, not a closure: XLA would fold what it says of a whole batch, slowly.
             lambda same, batch: item_sums(same.outputs(batch), batch, self._objectives),
@@ -164,7 +164,7 @@ class Evaluator:
         )
         sums, questions = [], []
         for number, batch in enumerate(self._held_out()):
-            distributed.at(f"batch {number} of the held-out products, for the floors")
+            distributed.heartbeat(f"batch {number} of the held-out products, for the floors")
             sums.append(jax.device_get(answer(constant, self._place(batch))))
             questions.append(self._questions(batch))
         if not sums:
@@ -176,7 +176,7 @@ class Evaluator:
         if self._objectives.mom.variant == "nce" and "mom_top1" in floor:
             # A tie is no right answer there, and the floor ties with everything.
             asked = floor["mom_top1"].asked
-            floor["mom_top1"] = Answers(NCE_CHANCE * asked, asked)
+            floor["mom_top1"] = PerItemMetric(NCE_CHANCE * asked, asked)
         if len(links.items):
             items = sum(len(asked.targets) for asked in questions)
             floor |= _link_answers(links.majority, links.items, items)
@@ -245,11 +245,11 @@ def item_sums(
     return jax.jacrev(sums)(jnp.ones(len(batch["mlm_weights"])))
 
 
-def _answers(batches: Iterable[Mapping[str, Sum]]) -> dict[str, Answers]:
+def _answers(batches: Iterable[Mapping[str, Sum]]) -> dict[str, PerItemMetric]:
     """The items' sums of all batches in a line; without what nothing was asked for."""
     batches = list(batches)
     joined = {
-        NAMES[name]: Answers(
+        NAMES[name]: PerItemMetric(
             *(
                 np.concatenate([np.asarray(sums[name][part], np.float64) for sums in batches])
                 for part in (0, 1)
@@ -261,7 +261,7 @@ def _answers(batches: Iterable[Mapping[str, Sum]]) -> dict[str, Answers]:
     return {name: answers for name, answers in joined.items() if answers.asked.any()}
 
 
-def _link_answers(ranks: Ranks, asked: np.ndarray, items: int) -> dict[str, Answers]:
+def _link_answers(ranks: Ranks, asked: np.ndarray, items: int) -> dict[str, PerItemMetric]:
     """Hits and reciprocal ranks of the items that were asked, among all items."""
 
     def spread(values: np.ndarray) -> np.ndarray:
@@ -271,9 +271,9 @@ def _link_answers(ranks: Ranks, asked: np.ndarray, items: int) -> dict[str, Answ
 
     questions = spread(np.ones(len(asked)))
     return {
-        "link_hits_at_1": Answers(spread(hits_at(1, ranks)), questions),
-        "link_hits_at_10": Answers(spread(hits_at(10, ranks)), questions),
-        "link_mrr": Answers(spread(reciprocal_rank(ranks)), questions),
+        "link_hits_at_1": PerItemMetric(spread(hits_at(1, ranks)), questions),
+        "link_hits_at_10": PerItemMetric(spread(hits_at(10, ranks)), questions),
+        "link_mrr": PerItemMetric(spread(reciprocal_rank(ranks)), questions),
     }
 
 

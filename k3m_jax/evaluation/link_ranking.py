@@ -17,15 +17,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from k3m_jax.data.knowledge import candidates
-from k3m_jax.data.links import UNKNOWN, LinkTable
-from k3m_jax.data.tokenization import Tokenizer
-from k3m_jax.evaluation.metrics import Ranks, ranks
+from k3m_jax.data.input.tokenizer import Tokenizer
+from k3m_jax.data.store.value_vocabulary import UNKNOWN, ValueVocabulary
+from k3m_jax.metrics.ranking import Ranks, ranks
+from k3m_jax.modalities.knowledge import candidates
 from k3m_jax.model.network import Network
 from k3m_jax.objectives.link_prediction import energy
 from k3m_jax.parallel import distributed
 from k3m_jax.parallel.mesh import data_shards
-from k3m_jax.parallel.shardings import batch_sharding, place_common, replicated, use_mesh
+from k3m_jax.parallel.shardings import batch_sharding, put_on_all_hosts, replicated, use_mesh
 
 CANDIDATES = 256  # encoded at a time
 PAIRS = 1 << 14  # (item, candidate) energies computed at a time
@@ -51,12 +51,12 @@ class LinkRanking:
         self,
         network: Network,
         mesh: Mesh,
-        table: LinkTable,
+        table: ValueVocabulary,
         tokenizer: Tokenizer,
         questions: Questions,
     ):
         """Writes the candidates of the asked properties, and ranks for the majority."""
-        distributed.at("the questions about links")
+        distributed.heartbeat("the questions about links")
         asked = np.flatnonzero(questions.targets != UNKNOWN)
         standing = [_majority(table, questions, item) for item in asked]
         kept = np.array([place is not None for place in standing], bool)
@@ -98,8 +98,8 @@ class LinkRanking:
         if not len(self.items):
             return self.majority
         everywhere = replicated(self._mesh)
-        c = place_common(everywhere, embeddings[self.items])
-        p, v = (place_common(everywhere, x) for x in self._encode_rows(params))
+        c = put_on_all_hosts(everywhere, embeddings[self.items])
+        p, v = (put_on_all_hosts(everywhere, x) for x in self._encode_rows(params))
         questions = np.arange(len(self.items))
         scores = [
             self._scores(c, p, v, chunk, self._true_rows[chunk])
@@ -125,7 +125,7 @@ class LinkRanking:
         """p, v of every row, [rows, D]."""
         encoded = []
         for start in range(0, len(self._rows.values), self._candidates):
-            distributed.at("the values that links are ranked among, to be encoded")
+            distributed.heartbeat("the values that links are ranked among, to be encoded")
             chunk = [x[start : start + self._candidates] for x in self._rows.texts]
             chunk = [self._spread(x, self._candidates) for x in chunk]
             with use_mesh(self._mesh):
@@ -139,14 +139,14 @@ class LinkRanking:
         self, c: jax.Array, p: jax.Array, v: jax.Array, questions: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
         """Negated energies of at most `_pairs` pairs."""
-        distributed.at("the ranking of links")
+        distributed.heartbeat("the ranking of links")
         indices = [self._spread(x.astype(np.int32), self._pairs) for x in (questions, rows)]
         return -np.asarray(self._energy(c, p, v, *indices))[: len(rows)]
 
     def _spread(self, x: np.ndarray, length: int) -> jax.Array:
         """`x` padded to `length`, a part on each device."""
         padding = [(0, length - len(x))] + [(0, 0)] * (x.ndim - 1)
-        return place_common(batch_sharding(self._mesh), np.pad(x, padding))
+        return put_on_all_hosts(batch_sharding(self._mesh), np.pad(x, padding))
 
 
 class _Rows:
@@ -159,13 +159,17 @@ class _Rows:
     """
 
     def __init__(
-        self, ranges: list[tuple[int, int]], table: LinkTable, tokenizer: Tokenizer, length: int
+        self,
+        ranges: list[tuple[int, int]],
+        table: ValueVocabulary,
+        tokenizer: Tokenizer,
+        length: int,
     ):
         self._of = np.full(len(table), UNKNOWN, np.int64)
         self.bounds: dict[tuple[int, int], tuple[int, int]] = {}
         texts, values, rows = [], [], 0
         for start, end in ranges:
-            distributed.at("the values that links are ranked among, to be written")
+            distributed.heartbeat("the values that links are ranked among, to be written")
             written = candidates(table.pairs[start:end], tokenizer, length)
             parts = written.tokens, written.mask, written.property_spans, written.value_spans
             whole = np.concatenate(parts, axis=1, dtype=np.int32)
@@ -192,7 +196,7 @@ def _pair_energy(
     return energy(c[questions], p[rows], v[rows], norm)
 
 
-def _majority(table: LinkTable, questions: Questions, item: int) -> tuple[int, int] | None:
+def _majority(table: ValueVocabulary, questions: Questions, item: int) -> tuple[int, int] | None:
     """(better, tied) of one item's true value by training count; None where it has no rival.
 
     A property's counts descend, so that bisection finds the place: of 100,000 values few are read.

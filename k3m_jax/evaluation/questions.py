@@ -10,18 +10,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from k3m_jax.data.knowledge import Candidates, candidates
-from k3m_jax.data.links import LinkTable, normalised
-from k3m_jax.data.tasks import Examples, item_generator
-from k3m_jax.data.tokenization import Tokenizer
-from k3m_jax.evaluation import task_metrics
-from k3m_jax.evaluation.bootstrap import Statistic
-from k3m_jax.evaluation.metrics import Ranks, hits_at, ranks, reciprocal_rank
+from k3m_jax.data.input.tokenizer import Tokenizer
+from k3m_jax.data.store.value_vocabulary import ValueVocabulary, normalised
+from k3m_jax.metrics import task_metrics
+from k3m_jax.metrics.bootstrap import Statistic
+from k3m_jax.metrics.ranking import Ranks, hits_at, ranks, reciprocal_rank
+from k3m_jax.modalities.knowledge import Candidates, candidates
+from k3m_jax.tasks.examples import TaskDataset, item_generator
 
 CANDIDATES = 100  # of question answering
 
 
-class Texts:
+class CandidateSet:
     """Candidates of properties: all values of each, adjacent, then some of other properties.
 
     Attributes:
@@ -29,7 +29,7 @@ class Texts:
       ids: [rows] of the table of values; -1 where the property has no such value.
     """
 
-    def __init__(self, table: LinkTable, asked: Sequence[tuple[int, ...]]):
+    def __init__(self, table: ValueVocabulary, asked: Sequence[tuple[int, ...]]):
         """`asked`: for each question all true values of its property, `Examples.known`."""
         most: dict[tuple[int, int], int] = {}  # property's range of ids -> most true values
         for known in asked:
@@ -59,7 +59,7 @@ class Texts:
         return self._blocks[self._table.range(self._table.pairs[known[0]][0])]
 
 
-class Places(NamedTuple):
+class CandidateIndex(NamedTuple):
     """All questions' candidates in one line, of question q from offsets[q] to offsets[q + 1]."""
 
     rows: np.ndarray  # [P] of `Texts`
@@ -72,7 +72,7 @@ class Places(NamedTuple):
     true_question: np.ndarray  # [A]
 
     @classmethod
-    def of(cls, examples: Sequence[Examples], texts: Texts) -> "Places":
+    def of(cls, examples: Sequence[TaskDataset], texts: CandidateSet) -> "CandidateIndex":
         """The questions of all data sets, one after the other."""
         parts: list[list[np.ndarray]] = []
         end = 0

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from k3m_jax import settings
-from k3m_jax.data.shards import ShardSet
-from k3m_jax.evaluation.evaluator import Measurement
-from k3m_jax.evaluation.metrics import interval
+from k3m_jax.data.store.shards import ShardSet
+from k3m_jax.evaluation.evaluator import EvalResult
+from k3m_jax.metrics.ranking import interval
 
 # Order and names of the table's rows, and what one question is.
 RATES = {
@@ -63,7 +63,7 @@ class Row:
         return name, shown(self.value), spread, shown(self.floor), f"{self.questions:,} {unit}"
 
 
-class Elsewhere(NamedTuple):
+class ExternalDataInfo(NamedTuple):
     """Products that a run did not bring: the same split of others must not overwrite its report."""
 
     sources: tuple[str, ...]  # as they were named
@@ -71,11 +71,11 @@ class Elsewhere(NamedTuple):
     # Of all their splits, as `shards.BuildInfo` has them; a report written before lacks them.
     items: int = 0
     missing: Mapping[str, int] = {}
-    mended: Mapping[str, int] = {}
+    repaired: Mapping[str, int] = {}
     set_aside: Mapping[str, int] = {}
 
     @classmethod
-    def of(cls, sources: Sequence[str], opened: Sequence[ShardSet]) -> "Elsewhere | None":
+    def of(cls, sources: Sequence[str], opened: Sequence[ShardSet]) -> "ExternalDataInfo | None":
         """Of the data sets that `sources` were opened as; None where no source is named."""
         if not sources:
             return None
@@ -86,11 +86,11 @@ class Elsewhere(NamedTuple):
             counts = (collections.Counter(getattr(shards.info, name)) for shards in opened)
             return dict(sum(counts, collections.Counter()))  # without what is 0
 
-        told = (added(name) for name in ("missing", "mended", "rejects"))
+        told = (added(name) for name in ("missing", "repaired", "rejects"))
         return cls(tuple(sources), digest, sum(added("products").values()), *told)
 
     @classmethod
-    def of_json(cls, content: Mapping[str, Any] | None) -> "Elsewhere | None":
+    def of_json(cls, content: Mapping[str, Any] | None) -> "ExternalDataInfo | None":
         """What `json` gave."""
         return cls(**{**content, "sources": tuple(content["sources"])}) if content else None
 
@@ -102,7 +102,7 @@ class Elsewhere(NamedTuple):
         told = f"Measured on {', '.join(self.sources)}."
         if self.items:
             told += f" All splits: {self.items:,} items"
-        for name in ("missing", "mended", "set_aside"):
+        for name in ("missing", "repaired", "set_aside"):
             if counts := getattr(self, name):
                 kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
                 told += f"; {name.replace('_', ' ')}: {kinds}"
@@ -114,18 +114,18 @@ class Report:
     """What was measured, on which parameters and which products."""
 
     rows: tuple[Row, ...]
-    links_without_rival: int
+    trivial_links_skipped: int
     checkpoint: int  # step
     split: str
     corruption: str = ""  # of the split's items, as `settings.Corruption` writes it; "" is none
-    elsewhere: Elsewhere | None = None  # where the products are not the run's own
+    elsewhere: ExternalDataInfo | None = None  # where the products are not the run's own
 
     @classmethod
-    def of(cls, measured: Measurement, checkpoint: int, data: settings.Data) -> "Report":
+    def of(cls, measured: EvalResult, checkpoint: int, data: settings.Data) -> "Report":
         """The table of a measurement on what `data` calls held out."""
         rows = tuple(_row(measured, metric) for metric in metrics_of(measured.weights))
         split, corruption = data.valid_split, str(data.valid_corruption)
-        return cls(rows, measured.links_without_rival, checkpoint, split, corruption)
+        return cls(rows, measured.trivial_links_skipped, checkpoint, split, corruption)
 
     @property
     def name(self) -> str:
@@ -137,8 +137,8 @@ class Report:
     def of_json(cls, content: Mapping[str, Any]) -> "Report":
         """What `json` gave."""
         rows = tuple(_row_of_json(*each) for each in content["metrics"].items())
-        told = (content[key] for key in ("links_without_rival", "checkpoint", "split"))
-        elsewhere = Elsewhere.of_json(content.get("elsewhere"))
+        told = (content[key] for key in ("trivial_links_skipped", "checkpoint", "split"))
+        elsewhere = ExternalDataInfo.of_json(content.get("elsewhere"))
         return cls(rows, *told, content.get("corruption", ""), elsewhere)
 
     def write(self, folder: epath.Path) -> list[str]:
@@ -182,7 +182,7 @@ class Report:
             "corruption": self.corruption,
             "elsewhere": self.elsewhere and self.elsewhere.json(),
             "metrics": metrics,
-            "links_without_rival": self.links_without_rival,
+            "trivial_links_skipped": self.trivial_links_skipped,
         }
 
     @property
@@ -198,10 +198,10 @@ class Report:
         ]
         if self.elsewhere:
             notes.append(str(self.elsewhere))
-        if self.links_without_rival:
+        if self.trivial_links_skipped:
             notes.append(
                 f"Links left out because nothing stands against the true value: "
-                f"{self.links_without_rival:,}."
+                f"{self.trivial_links_skipped:,}."
             )
         return notes
 
@@ -225,7 +225,7 @@ def markdown_table(cells: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(line) + " |" for line in (cells[0], rule, *cells[1:])]
 
 
-def _row(measured: Measurement, metric: str) -> Row:
+def _row(measured: EvalResult, metric: str) -> Row:
     if metric not in measured.model:
         return Row(metric)
     answers, floor = measured.model[metric], measured.floor[metric]

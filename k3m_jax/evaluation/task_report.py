@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from etils import epath
 
-from k3m_jax.evaluation.bootstrap import Resampling, Statistic
-from k3m_jax.evaluation.report import Elsewhere, aligned, markdown_table
+from k3m_jax.evaluation.report import ExternalDataInfo, aligned, markdown_table
+from k3m_jax.metrics.bootstrap import Resampling, Statistic
 
 ABSENT = "–"
 
@@ -85,7 +85,7 @@ class TaskReport:
     notes: Mapping[str, Any]  # how it was measured
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of items, by reason
     unknown_classes: int = 0  # examples of a class that training has not: always wrong
-    elsewhere: Elsewhere | None = None  # where the products are not the run's own
+    elsewhere: ExternalDataInfo | None = None  # where the products are not the run's own
 
     @property
     def name(self) -> str:
@@ -97,15 +97,15 @@ class TaskReport:
     def title(self) -> str:
         """What was measured, in words."""
         how = {"probe": "a head on embeddings of", "evaluation": "fine-tuned,"}[self.kind]
-        spoilt = f", {self.corruption}" if self.corruption else ""
-        return f"{self.task.capitalize()}: {how} step {self.checkpoint}, {self.split}{spoilt}"
+        corrupt = f", {self.corruption}" if self.corruption else ""
+        return f"{self.task.capitalize()}: {how} step {self.checkpoint}, {self.split}{corrupt}"
 
     @classmethod
     def of_json(cls, content: Mapping[str, Any]) -> Self:
         """What `json` gave."""
         fields = dict(content)
         rows = fields.pop("metrics").items()
-        elsewhere = Elsewhere.of_json(fields.pop("elsewhere", None))
+        elsewhere = ExternalDataInfo.of_json(fields.pop("elsewhere", None))
         return cls(rows=tuple(Row.of_json(*row) for row in rows), elsewhere=elsewhere, **fields)
 
     def text(self) -> str:

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from k3m_jax.model.layers import dense, layer_norm, zeros
+from k3m_jax.model.layers import bias_init, dense, layer_norm
 
 
 class MaskedLanguageHead(nn.Module):
@@ -21,7 +21,7 @@ class MaskedLanguageHead(nn.Module):
         x = jnp.take_along_axis(hidden, positions[..., None], 1)
         x = dense(x.shape[-1], ("embed", "width"), self.dtype, "transform")(x)
         x = layer_norm(self.dtype, "norm")(nn.gelu(x, approximate=False))
-        bias = self.param("bias", zeros("vocab"), words.shape[:1])
+        bias = self.param("bias", bias_init("vocab"), words.shape[:1])
         words = words.astype(self.dtype)
         return jnp.einsum("bmd,vd->bmv", x, words, preferred_element_type=jnp.float32) + bias
 

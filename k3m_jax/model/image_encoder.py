@@ -5,7 +5,14 @@ import jax
 import jax.numpy as jnp
 
 from k3m_jax import settings
-from k3m_jax.model.layers import Looping, SelfAttentionLayer, Stack, dense, layer_norm, repeat
+from k3m_jax.model.layers import (
+    ScanOptions,
+    SelfAttentionLayer,
+    Stack,
+    dense,
+    layer_norm,
+    scan_layers,
+)
 
 
 def region_features(inputs: jax.Array) -> jax.Array:
@@ -15,7 +22,7 @@ def region_features(inputs: jax.Array) -> jax.Array:
     return inputs.astype(jnp.float32)
 
 
-def whole_picture_first(inputs: jax.Array, hidden: jax.Array, mask: jax.Array) -> jax.Array:
+def prepend_global_region(inputs: jax.Array, hidden: jax.Array, mask: jax.Array) -> jax.Array:
     """Region inputs [B, N, F], hidden [B, N] and mask [B, R] -> features [B, R, F], float32.
 
     Hidden regions are blanked before anything else reads them: the whole picture, which is the mean
@@ -52,7 +59,7 @@ class ImageEncoder(nn.Module):
     sizes: settings.Encoder
     dropout: float
     dtype: jnp.dtype
-    looping: Looping
+    looping: ScanOptions
     deterministic: bool
     embed: type[nn.Module] = ImageEmbedding  # or another of the same fields and arguments
 
@@ -61,7 +68,7 @@ class ImageEncoder(nn.Module):
         self.embedding = self.embed(self.sizes.width, self.dropout, self.dtype, self.deterministic)
         nn.share_scope(self, self.embedding)
         fields = SelfAttentionLayer.fields_in(self, "image_embed")
-        self.layers = repeat(
+        self.layers = scan_layers(
             SelfAttentionLayer, self.sizes.layers, self.looping, **fields, name="layers"
         )
 
@@ -79,7 +86,7 @@ class ImageEncoder(nn.Module):
         Returns:
           [B, R, Dv].
         """
-        features = whole_picture_first(inputs, hidden, mask)
+        features = prepend_global_region(inputs, hidden, mask)
         return self.layers(self.embedding(features, boxes), mask)[0]
 
     def stack(self) -> Stack:

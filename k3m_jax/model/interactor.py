@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from k3m_jax import settings
-from k3m_jax.model.layers import Looping, Stack, TransformerLayer, repeat
+from k3m_jax.model.layers import ScanOptions, Stack, TransformerLayer, scan_layers
 
 
 class CoAttentionBlock(nn.Module):
@@ -65,14 +65,14 @@ class Interactor(nn.Module):
     image_width: int
     dropout: float
     dtype: jnp.dtype
-    looping: Looping
+    looping: ScanOptions
     deterministic: bool
     image_axis: str = "image_embed"
     block: type[nn.Module] = CoAttentionBlock  # or another of the same fields and arguments
 
     def setup(self) -> None:
         """The blocks."""
-        self.blocks = repeat(
+        self.blocks = scan_layers(
             self.block, self.sizes.blocks, self.looping, **self._fields(), name="blocks"
         )
 

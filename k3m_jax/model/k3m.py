@@ -6,12 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from k3m_jax.data.batch import Batch
+from k3m_jax.data.input.batch import Batch
 from k3m_jax.model.fusion import Fusion
 from k3m_jax.model.heads import MaskedLanguageHead, MaskedObjectHead
 from k3m_jax.model.image_encoder import ImageEncoder
 from k3m_jax.model.interactor import Interactor
-from k3m_jax.model.layers import Looping, dense, mean_position, table
+from k3m_jax.model.layers import ScanOptions, dense, embedding_init, mean_position
 from k3m_jax.model.structure_aggregation import StructureAggregation
 from k3m_jax.model.text_encoder import TextEncoder, property_and_value, span_means
 from k3m_jax.settings import Settings
@@ -49,7 +49,7 @@ class K3M(nn.Module):
         how = {
             "dropout": model.dropout,
             "dtype": self.dtype,
-            "looping": Looping.of(model),
+            "looping": ScanOptions.of(model),
             "deterministic": self.deterministic,
         }
         self.text_encoder = TextEncoder(model.text, model.vocabulary, model.positions, **how)
@@ -60,7 +60,7 @@ class K3M(nn.Module):
         self.text_fusion = Fusion(axis="embed", **fusion)
         self.image_fusion = Fusion(axis="image_embed", **fusion)
         self.image_map = dense(model.text.width, ("image_embed", "width"), self.dtype, "image_map")
-        self.absent = self.param("absent", table("norm"), (model.text.width,))
+        self.absent = self.param("absent", embedding_init("norm"), (model.text.width,))
         self.structure = StructureAggregation(model.structure, self.dtype)
         self.mlm_head = MaskedLanguageHead(self.dtype)
         self.mom_head = MaskedObjectHead(self.settings.region_outputs, self.dtype)

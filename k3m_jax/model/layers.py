@@ -19,12 +19,12 @@ from k3m_jax.parallel import shardings
 INITIAL_STDDEV = 0.02  # BERT's, of its tables and, at its width of 768, of its matrices
 
 
-def table(*axes: str) -> nn.initializers.Initializer:
+def embedding_init(*axes: str) -> nn.initializers.Initializer:
     """Initialiser of a table or a vector whose dimensions carry the logical names `axes`."""
     return nn.with_logical_partitioning(nn.initializers.normal(INITIAL_STDDEV), axes)
 
 
-def matrix(*axes: str) -> nn.initializers.Initializer:
+def kernel_init(*axes: str) -> nn.initializers.Initializer:
     """Initialiser of a matrix [inputs, outputs] whose dimensions are named `axes`.
 
     Its spread falls with the root of the inputs, as 0.02 does at BERT's width: a narrow model's
@@ -35,7 +35,7 @@ def matrix(*axes: str) -> nn.initializers.Initializer:
     return nn.with_logical_partitioning(normal, axes)
 
 
-def zeros(*axes: str) -> nn.initializers.Initializer:
+def bias_init(*axes: str) -> nn.initializers.Initializer:
     """Initialiser of a bias whose dimensions carry the logical names `axes`."""
     return nn.with_logical_partitioning(nn.initializers.zeros, axes)
 
@@ -60,8 +60,8 @@ def dense(
         features,
         axis=tuple(range(-inputs, 0)),
         dtype=dtype,
-        kernel_init=matrix(*axes),
-        bias_init=zeros(*bias_axes),
+        kernel_init=kernel_init(*axes),
+        bias_init=bias_init(*bias_axes),
         dot_general_cls=None if rounded else _product_in_float32,
         name=name,
     )
@@ -78,7 +78,7 @@ def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
         dtype=dtype,
         use_fast_variance=False,
         scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("norm",)),
-        bias_init=zeros("norm"),
+        bias_init=bias_init("norm"),
         name=name,
     )
 
@@ -260,7 +260,7 @@ class SelfAttentionLayer(nn.Module):
         }
 
 
-class Looping(NamedTuple):
+class ScanOptions(NamedTuple):
     """How the layers of a stack are gone through; it changes values by rounding alone."""
 
     remat: bool = False  # the backward pass computes a layer's activations again, and keeps none
@@ -278,7 +278,7 @@ class Looping(NamedTuple):
         return wrap(layer, prevent_cse=self.unroll) if self.remat else layer
 
 
-def repeat(layer: type[nn.Module], times: int, looping: Looping, **fields) -> nn.Module:
+def scan_layers(layer: type[nn.Module], times: int, looping: ScanOptions, **fields) -> nn.Module:
     """`times` layers of their own parameters: a scan over stacked parameters.
 
     `layer` maps (carry, *constants) to (carry, None).
@@ -300,10 +300,12 @@ class Stack(NamedTuple):
 
     layer: nn.Module  # one of them, unbound
     params: Any  # of all: [times, …] each
-    looping: Looping
+    looping: ScanOptions
 
     @classmethod
-    def of(cls, repeated: nn.Module, layer: type[nn.Module], looping: Looping, **fields) -> Self:
+    def of(
+        cls, repeated: nn.Module, layer: type[nn.Module], looping: ScanOptions, **fields
+    ) -> Self:
         """`repeated` is `repeat(layer, …, looping, **fields)`, initialised."""
         params = nn.unbox(repeated.variables["params"])
         return cls(layer(**fields, parent=None), params, looping)

@@ -6,14 +6,14 @@ from typing import Any, Self
 import flax.linen as nn
 import jax
 
-from k3m_jax.data.batch import Batch, random_batch
+from k3m_jax.data.input.batch import Batch, random_batch
 from k3m_jax.model.baselines.baseline import BaselineOutputs
 from k3m_jax.model.baselines.bert import Bert
 from k3m_jax.model.baselines.lxmert import Lxmert
 from k3m_jax.model.baselines.vilbert import Vilbert
 from k3m_jax.model.baselines.vlbert import VlBert
 from k3m_jax.model.k3m import K3M, Outputs, Product
-from k3m_jax.model.released_k3m import ReleasedK3M, ReleasedOutputs
+from k3m_jax.reproductions.release.model import ReleasedK3M, ReleasedOutputs
 from k3m_jax.settings import Settings
 
 Params = Any  # a nested dict of arrays

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from k3m_jax import settings
-from k3m_jax.model.layers import dense, masked_softmax, matrix, table, zeros
+from k3m_jax.model.layers import bias_init, dense, embedding_init, kernel_init, masked_softmax
 
 LEAKY_SLOPE = 0.01
 
@@ -42,23 +42,25 @@ class StructureAggregation(nn.Module):
         t = dense(
             (heads, D), ("parts", "embed", "structure_heads", "width"), self.dtype, "w1", inputs=2
         )(triples)
-        w2 = self.param("w2", table("structure_heads", "norm"), (heads, D)).astype(self.dtype)
+        w2 = self.param("w2", embedding_init("structure_heads", "norm"), (heads, D)).astype(
+            self.dtype
+        )
         if self.sizes.activation == "before":
             score = jnp.einsum("bxhd,hd->bhx", nn.leaky_relu(t, LEAKY_SLOPE), w2)
         else:
             score = nn.leaky_relu(jnp.einsum("bxhd,hd->bhx", t, w2), LEAKY_SLOPE)
         if self.biases:  # it changes no weight: a checkpoint that has one keeps it
-            score += self.param("w2_bias", zeros("structure_heads"), (heads,))[:, None]
+            score += self.param("w2_bias", bias_init("structure_heads"), (heads,))[:, None]
         attention = masked_softmax(score, mask[:, None, :], axis=-1)
         gathered = jnp.einsum("bhx,bxhd->bhd", attention.astype(self.dtype), t)
         if self.sizes.combine == "mean":
             gathered = gathered.mean(1)
         else:
-            out = matrix("structure_heads", "width", "embed")
+            out = kernel_init("structure_heads", "width", "embed")
             kernel = self.param("out", out, (heads, D, D)).astype(self.dtype)
             gathered = jnp.einsum("bhd,hde->be", gathered, kernel)
             if self.biases:  # no triples must add nothing
-                bias = self.param("out_bias", zeros("norm"), (D,)).astype(self.dtype)
+                bias = self.param("out_bias", bias_init("norm"), (D,)).astype(self.dtype)
                 gathered += jnp.where(mask.any(1)[:, None], bias, 0)
         if self.sizes.residual == "linear":
             c = dense(D, ("embed", "width"), self.dtype, "w3")(c)

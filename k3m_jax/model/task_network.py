@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from k3m_jax.data.batch import Batch
+from k3m_jax.data.input.batch import Batch
 from k3m_jax.model.network import Network, Params
 from k3m_jax.model.task_heads import Head
 from k3m_jax.settings import Settings, Task

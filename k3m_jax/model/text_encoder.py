@@ -7,14 +7,14 @@ import numpy as np
 
 from k3m_jax import settings
 from k3m_jax.model.layers import (
-    Looping,
+    ScanOptions,
     SelfAttentionLayer,
     Stack,
     constrain,
+    embedding_init,
     layer_norm,
     masked_mean,
-    repeat,
-    table,
+    scan_layers,
 )
 from k3m_jax.parallel import shardings
 
@@ -34,12 +34,12 @@ class TextEmbedding(nn.Module):
     def setup(self) -> None:
         """Tables; that of the words is read again by the MLM head."""
         width = self.width
-        self.words = self.param("words", table("vocab", "embed"), (self.vocabulary, width))
+        self.words = self.param("words", embedding_init("vocab", "embed"), (self.vocabulary, width))
         self.position_table = self.param(
-            "position_table", table("positions", "embed"), (self.positions, width)
+            "position_table", embedding_init("positions", "embed"), (self.positions, width)
         )
         # BERT's token types: every text here is of type 0, and imported weights have both.
-        self.type_table = self.param("type_table", table("types", "embed"), (2, width))
+        self.type_table = self.param("type_table", embedding_init("types", "embed"), (2, width))
         self.norm = layer_norm(self.dtype, "norm")
         self.drop = nn.Dropout(self.dropout, deterministic=self.deterministic)
 
@@ -67,7 +67,7 @@ class TextEncoder(nn.Module):
     positions: int
     dropout: float
     dtype: jnp.dtype
-    looping: Looping
+    looping: ScanOptions
     deterministic: bool
 
     def setup(self) -> None:
@@ -82,7 +82,7 @@ class TextEncoder(nn.Module):
         )
         nn.share_scope(self, self.embedding)
         fields = SelfAttentionLayer.fields_in(self, "embed")
-        self.layers = repeat(
+        self.layers = scan_layers(
             SelfAttentionLayer, self.sizes.layers, self.looping, **fields, name="layers"
         )
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from k3m_jax import settings
-from k3m_jax.data.batch import Batch
+from k3m_jax.data.input.batch import Batch
 from k3m_jax.objectives.sums import Sum, safe_ratio, weighted_sum
 
 NEVER = -1e30  # the score of what is no candidate; -inf would make gradients NaN

@@ -5,20 +5,16 @@ from collections.abc import Container, Mapping
 import jax
 
 from k3m_jax import settings
-from k3m_jax.data.batch import Batch
+from k3m_jax.data.input.batch import Batch
 from k3m_jax.model.baselines.baseline import BaselineOutputs
 from k3m_jax.model.image_encoder import region_features
 from k3m_jax.model.k3m import Outputs
-from k3m_jax.model.released_k3m import ReleasedOutputs
 from k3m_jax.objectives.link_prediction import link_margin
 from k3m_jax.objectives.masked_language import masked_language
-from k3m_jax.objectives.masked_object import (
-    class_divergence,
-    feature_regression,
-    noise_contrastive,
-)
-from k3m_jax.objectives.released import match, true_or_false_product
+from k3m_jax.objectives.masked_object import class_divergence, feature_regression, noise_contrastive
 from k3m_jax.objectives.sums import Sum, safe_ratio
+from k3m_jax.reproductions.release.model import ReleasedOutputs
+from k3m_jax.reproductions.release.objectives import match, true_or_false_product
 
 AnyOutputs = Outputs | ReleasedOutputs | BaselineOutputs
 

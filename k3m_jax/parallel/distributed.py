@@ -10,18 +10,18 @@ from collections.abc import Iterator
 import jax
 
 from k3m_jax import settings
-from k3m_jax.parallel.witness import END, Witness
+from k3m_jax.parallel.watchdog import END, Watchdog
 from k3m_jax.settings import UserError
 
 # Seconds without a sign of life after which jax takes a process for dead, and that a process which
 # ends waits for the others (jax's default for the former), where `distributed.timeout` is no less.
 SILENCE = 100
 
-_witness: Witness | None = None  # of this process; a process is part of one run
+_witness: Watchdog | None = None  # of this process; a process is part of one run
 
 
 @contextlib.contextmanager
-def joined(distributed: settings.Distributed, *, saves: bool = False) -> Iterator[None]:
+def initialize(distributed: settings.Distributed, *, saves: bool = False) -> Iterator[None]:
     """Around all that a process does in a run; to be entered before jax touches a device.
 
     Where the settings or the cluster name several processes, this waits for all of them. Whatever
@@ -41,7 +41,7 @@ def joined(distributed: settings.Distributed, *, saves: bool = False) -> Iterato
         yield
         return
     # Before jax: if the others do not come, jax ends the process without a word to Python.
-    witness, several = Witness(distributed.timeout), False
+    witness, several = Watchdog(distributed.timeout), False
     witness.at("the start, where it waits for the others")
     try:
         several = _initialize(distributed) and jax.process_count() > 1
@@ -55,18 +55,18 @@ def joined(distributed: settings.Distributed, *, saves: bool = False) -> Iterato
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     witness.name = f"process {jax.process_index()} of {jax.process_count()}"
     _witness = witness
-    at("the preparation of the run")
+    heartbeat("the preparation of the run")
     try:
-        with together():
+        with abort_together():
             yield
     except UserError:
-        at(END)  # its one line says all
+        heartbeat(END)  # its one line says all
         raise
-    at(END)
+    heartbeat(END)
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def abort_together() -> Iterator[None]:
     """Around what no process can do without the others: where it fails, this one ends at once.
 
     To end in order it would wait for them, jax at its end and a checkpoint under way at its own,
@@ -84,7 +84,7 @@ def together() -> Iterator[None]:
         os._exit(1)
 
 
-def at(place: str) -> None:
+def heartbeat(place: str) -> None:
     """Says where this process stands: what it would wait for if another process were gone.
 
     Each call starts the clock of `distributed.timeout` anew. Without effect in a run of one.
@@ -93,7 +93,7 @@ def at(place: str) -> None:
         _witness.at(place)
 
 
-def leads() -> bool:
+def is_lead_process() -> bool:
     """Whether this process is the one that writes and prints for all."""
     return jax.process_index() == 0
 

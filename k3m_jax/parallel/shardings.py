@@ -121,7 +121,7 @@ def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Ar
     }
 
 
-def place_common(sharding: NamedSharding, array: np.ndarray | jax.Array) -> jax.Array:
+def put_on_all_hosts(sharding: NamedSharding, array: np.ndarray | jax.Array) -> jax.Array:
     """An array that all processes have, put where `sharding` says: no process asks the others.
 
     One that lies on the devices already is moved only where it lies otherwise.

@@ -12,10 +12,10 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from k3m_jax.data.catalogues import Catalogue, RawLine, open_catalogue
-from k3m_jax.data.record_maker import Made, RecordMaker
-from k3m_jax.data.records import Reject, RejectedRecord
-from k3m_jax.data.region_features import first_sizes, open_region_features
+from k3m_jax.data.build.record_builder import BuiltRecord, RecordBuilder
+from k3m_jax.data.catalog.readers import CatalogReader, RawLine, open_catalog
+from k3m_jax.data.catalog.region_features import first_sizes, open_region_features
+from k3m_jax.data.records import InvalidRecordError, RejectedLine
 from k3m_jax.data.workers import ordered_map
 from k3m_jax.serving.product_model import ProductModel
 from k3m_jax.settings import Image, UserError
@@ -30,7 +30,7 @@ class Embedded:
     missing: collections.Counter[str] = dataclasses.field(
         default_factory=lambda: collections.Counter(picture=0, title=0, triples=0)
     )
-    rejects: list[Reject] = dataclasses.field(default_factory=list)
+    rejects: list[RejectedLine] = dataclasses.field(default_factory=list)
 
     def save(self, output: epath.Path) -> None:
         """Writes `ids` and `vectors` as .npz and, where there are any, the rejects beside it."""
@@ -77,7 +77,7 @@ def embed_dump(
     Raises:
       UserError: the dump or the region features can't be read, or do not fit the model.
     """
-    catalogue = open_catalogue(format_name, folder)
+    catalogue = open_catalog(format_name, folder)
     maker = _maker(catalogue, model.network.settings.image, region_features)
     found = Embedded(vectors=np.zeros((0, model.width), np.float32))
     # A worker says what became of a line, but not which line it was.
@@ -89,14 +89,14 @@ def embed_dump(
     return found
 
 
-def _maker(catalogue: Catalogue, image: Image, region_features: str) -> RecordMaker:
+def _maker(catalogue: CatalogReader, image: Image, region_features: str) -> RecordBuilder:
     """What makes records as the model wants them; nobody asks for classes, so no codebook."""
     if (image.front_end == "regions") != bool(region_features):
         raise UserError(
             f"--region_features: the model looks at {image.front_end}; region features are for a "
             "model that looks at regions, and such a model needs them"
         )
-    maker = RecordMaker(catalogue, image.grid * image.patch_size, image.patch_size, None)
+    maker = RecordBuilder(catalogue, image.grid * image.patch_size, image.patch_size, None)
     if not region_features:
         return maker
     features = open_region_features(region_features)
@@ -110,25 +110,25 @@ def _maker(catalogue: Catalogue, image: Image, region_features: str) -> RecordMa
     return dataclasses.replace(maker, region_features=features, region_sizes=sizes)
 
 
-def _ids(catalogue: Catalogue) -> Iterator[str]:
+def _ids(catalogue: CatalogReader) -> Iterator[str]:
     for raw in catalogue.lines():
-        with contextlib.suppress(RejectedRecord):
+        with contextlib.suppress(InvalidRecordError):
             yield catalogue.parse(raw).id
 
 
 def _usable(
-    outcomes: Iterable[tuple[RawLine, Made | Reject]], found: Embedded
+    outcomes: Iterable[tuple[RawLine, BuiltRecord | RejectedLine]], found: Embedded
 ) -> Iterator[dict[str, Any]]:
     """The records that can be used; all that is told of them and of the others goes to `found`."""
     seen: set[str] = set()
     for raw, outcome in outcomes:
-        if isinstance(outcome, Reject):
+        if isinstance(outcome, RejectedLine):
             found.rejects.append(outcome)
             continue
         record = outcome.record
         if record["id"] in seen:
             detail = f"an earlier record has id {record['id']!r}"
-            found.rejects.append(Reject(raw.file, raw.line, "repeated_id", detail))
+            found.rejects.append(RejectedLine(raw.file, raw.line, "repeated_id", detail))
             continue
         seen.add(record["id"])
         found.ids.append(record["id"])

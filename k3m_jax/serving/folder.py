@@ -25,10 +25,11 @@ from etils import epath
 from PIL import Image
 
 from k3m_jax import settings
-from k3m_jax.data import pictures, remote
-from k3m_jax.data.tokenization import Tokenizer
+from k3m_jax.data.input.tokenizer import Tokenizer
+from k3m_jax.data.store import remote
+from k3m_jax.modalities import pixels
 from k3m_jax.model.network import Network, Params
-from k3m_jax.model.weights_file import WEIGHTS, fit, read_weights, write_weights
+from k3m_jax.pretrained.weights_file import WEIGHTS, fit, read_weights, write_weights
 from k3m_jax.serving import preprocess
 from k3m_jax.serving.functions import serialise, signatures
 from k3m_jax.serving.product_model import ProductModel
@@ -169,7 +170,7 @@ def picture_processing(image: settings.Image) -> dict[str, Any]:
         "do_pad": True,
         "pad_size": {"height": side, "width": side},
         "pad_color": "white",
-        "jpeg_quality": pictures.QUALITY,
+        "jpeg_quality": pixels.QUALITY,
         "patch_size": image.patch_size,
         "patches": image.regions,
         # Done inside the functions, which take pixels 0..255: (x / 255 - mean) / std.

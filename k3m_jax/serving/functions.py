@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from k3m_jax.data.batch import PRODUCT_ARRAYS, Batch, batch_spec
+from k3m_jax.data.input.batch import PRODUCT_ARRAYS, Batch, batch_spec
 from k3m_jax.model.network import Network, Params
-from k3m_jax.model.weights_file import abstract_params, nested
 from k3m_jax.objectives.link_prediction import energy
+from k3m_jax.pretrained.weights_file import abstract_params, nested
 from k3m_jax.settings import UserError
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from k3m_jax.data.batch import batch_spec
+from k3m_jax.data.input.batch import batch_spec
 from k3m_jax.evaluation.report import Report
 from k3m_jax.evaluation.task_report import TaskReport
 from k3m_jax.model.network import Network

@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from k3m_jax.data import pictures
-from k3m_jax.data.batch import PRODUCT_ARRAYS, unquestioning
-from k3m_jax.data.collation import collate
-from k3m_jax.data.examples import Prepare
-from k3m_jax.data.links import LinkTable
-from k3m_jax.data.record_maker import MAX_REGIONS, make_record
-from k3m_jax.data.records import RejectedRecord, make_product
-from k3m_jax.data.region_features import NPZ_ARRAYS, make_regions
-from k3m_jax.data.regions import ReadRegions
-from k3m_jax.data.tokenization import Tokenizer
+from k3m_jax.data.build.record_builder import MAX_REGIONS, stored_record
+from k3m_jax.data.catalog.region_features import NPZ_ARRAYS, make_regions
+from k3m_jax.data.input.batch import PRODUCT_ARRAYS, inference_settings
+from k3m_jax.data.input.collate import collate
+from k3m_jax.data.input.examples import ExampleBuilder
+from k3m_jax.data.input.tokenizer import Tokenizer
+from k3m_jax.data.records import InvalidRecordError, make_product
+from k3m_jax.data.store.value_vocabulary import ValueVocabulary
+from k3m_jax.modalities import pixels
+from k3m_jax.modalities.regions import RegionReader
 from k3m_jax.settings import Settings, UserError
 
 TEXTS = ("id", "product", "title", "category", "source")
@@ -28,10 +28,12 @@ class ProductArrays:
 
     def __init__(self, chosen: Settings, tokenizer: Tokenizer):
         """`chosen` are a model's resolved settings, `tokenizer` is the one it was trained with."""
-        self._settings = unquestioning(chosen)
+        self._settings = inference_settings(chosen)
         self._image = chosen.image
-        self._prepare = Prepare(self._settings, tokenizer, LinkTable((), ()), training=False)
-        self._read = ReadRegions(chosen.image)
+        self._prepare = ExampleBuilder(
+            self._settings, tokenizer, ValueVocabulary((), ()), training=False
+        )
+        self._read = RegionReader(chosen.image)
         self._keys = PATCH_KEYS if chosen.image.front_end == "patches" else REGION_KEYS
 
     def record(
@@ -64,10 +66,10 @@ class ProductArrays:
             product = make_product(id=id, title=title, triples=triples)
             if patches:
                 size = self._image.grid * self._image.patch_size
-                stored = pictures.shrink(picture, size, square=True) if picture else b""
-                return make_record(product, stored)
-            return make_record(product, b"", **self._seen(regions))
-        except RejectedRecord as rejected:
+                stored = pixels.shrink(picture, size, square=True) if picture else b""
+                return stored_record(product, stored)
+            return stored_record(product, b"", **self._seen(regions))
+        except InvalidRecordError as rejected:
             raise UserError(f"record {id!r}: {rejected.reason}: {rejected.detail}") from rejected
 
     def __call__(
@@ -121,7 +123,7 @@ class ProductArrays:
         if not raw:
             return {}
         if missing := set(NPZ_ARRAYS[:4]) - raw.keys():
-            raise RejectedRecord("bad_regions", f"no array {', '.join(sorted(missing))}")
+            raise InvalidRecordError("bad_regions", f"no array {', '.join(sorted(missing))}")
         if not len(raw["boxes"]):
             return {}
         return dataclasses.asdict(make_regions(raw, MAX_REGIONS, self._image.top_classes))

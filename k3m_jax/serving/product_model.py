@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from k3m_jax.data.knowledge import candidates
-from k3m_jax.data.tokenization import Tokenizer
+from k3m_jax.data.input.tokenizer import Tokenizer
+from k3m_jax.modalities.knowledge import candidates
 from k3m_jax.model.network import Network, Params
 from k3m_jax.serving import functions
 from k3m_jax.serving.product_arrays import ProductArrays

@@ -10,9 +10,9 @@ import jax
 from etils import epath
 
 from k3m_jax import settings
-from k3m_jax.data import remote
-from k3m_jax.data.shards import ShardSet, open_shards
-from k3m_jax.data.tokenization import Tokenizer
+from k3m_jax.data.input.tokenizer import Tokenizer
+from k3m_jax.data.store import remote
+from k3m_jax.data.store.shards import ShardSet, open_shards
 from k3m_jax.evaluation.report import Report
 from k3m_jax.evaluation.task_report import TaskReport
 from k3m_jax.model.network import Network

@@ -19,7 +19,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 import k3m_jax
-from k3m_jax.data import remote
+from k3m_jax.data.store import remote
 from k3m_jax.model.network import Network, Params
 from k3m_jax.parallel import shardings
 from k3m_jax.settings import Settings, UserError
@@ -31,7 +31,7 @@ Which = int | Literal["best", "latest"]
 # Settings that may change between a run and its resumption: they do not change what is learned, or
 # their fingerprint is compared in their place (sources, tokenizer), or only by rounding and noise
 # (accumulation, with which a batch fits fewer devices).
-FREE = (
+RESUMABLE_KEYS = (
     "data.sources",
     "data.threads",
     "data.tokenizer",
@@ -92,7 +92,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,  # of saves that were killed
         )
 
-    def began_from(self, origin: Mapping[str, Any]) -> None:
+    def record_init_source(self, origin: Mapping[str, Any]) -> None:
         """Notes in the meta of a fresh run what its parameters were imported from."""
         self._meta = dataclasses.replace(self._meta, imported=dict(origin))
 
@@ -114,7 +114,7 @@ class Checkpoints:
                 state = self._restore(step, abstract_state)
             except (ValueError, FileNotFoundError, KeyError, TypeError) as error:
                 if jax.process_count() > 1:
-                    self._leave_out(step, error)
+                    self._quarantine_and_abort(step, error)
                 unreadable[step] = error
                 continue
             except OSError as error:
@@ -123,7 +123,7 @@ class Checkpoints:
                     f"{self._folder / str(step)} can't be read at present "
                     f"({_first_line({step: error})}): mend that and run the same command again"
                 ) from error
-            self._set_aside(unreadable)
+            self._quarantine(unreadable)
             return state
         if unreadable:
             raise UserError(
@@ -185,7 +185,7 @@ class Checkpoints:
         defaults = _flat(dataclasses.asdict(Settings()))
         old, new = defaults | _flat(meta.settings), _flat(self._meta.settings)
         for key in sorted(old.keys() | new.keys()):
-            if old.get(key) != new.get(key) and not key.startswith(FREE):
+            if old.get(key) != new.get(key) and not key.startswith(RESUMABLE_KEYS):
                 raise UserError(
                     f"{self._folder.parent} holds a run with {key} = {old.get(key)!r}, not "
                     f"{new.get(key)!r}: set it back, or start in another --workdir"
@@ -202,7 +202,7 @@ class Checkpoints:
                 "the checkpoint is not of this program; start in another --workdir"
             )
 
-    def _leave_out(self, step: int, error: Exception) -> None:
+    def _quarantine_and_abort(self, step: int, error: Exception) -> None:
         """Sets a checkpoint aside for the next start of several processes.
 
         Others may have read their part of it and wait: no process can turn to an older one alone.
@@ -217,7 +217,7 @@ class Checkpoints:
             f"unreadable-{step}; run the same command again to go on from an older checkpoint"
         ) from error
 
-    def _set_aside(self, unreadable: Mapping[int, Exception]) -> None:
+    def _quarantine(self, unreadable: Mapping[int, Exception]) -> None:
         for step, error in unreadable.items():
             folder = self._folder / str(step)
             folder.rename(folder.with_name(f"unreadable-{step}"))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from k3m_jax.evaluation.report import markdown_table
 from k3m_jax.model.task_network import network_of
-from k3m_jax.model.weights_file import abstract_params
+from k3m_jax.pretrained.weights_file import abstract_params
 from k3m_jax.settings import Settings
 from k3m_jax.training.flops import training_flops
 

@@ -4,7 +4,7 @@ The private functions count multiply-adds.
 """
 
 from k3m_jax import settings
-from k3m_jax.data.batch import PARTS, masked_tokens
+from k3m_jax.data.input.batch import BATCH_GROUPS, max_masked_tokens
 from k3m_jax.settings import Settings
 
 
@@ -76,7 +76,7 @@ def _lxmert(s: Settings) -> float:
 
 def _picture_map(s: Settings) -> float:
     """The map of regions, where there is a picture, to the width of the text."""
-    if "picture" not in PARTS[s.model.preset]:
+    if "picture" not in BATCH_GROUPS[s.model.preset]:
         return 0
     return (s.image.regions + 1) * _image_width(s) * s.model.text.width
 
@@ -87,8 +87,8 @@ def _image_width(s: Settings) -> int:
 
 def _pretraining(s: Settings) -> float:
     """The heads, and the candidates of links, of those parts that the preset's batches have."""
-    D, V, parts = s.model.text.width, s.model.vocabulary, PARTS[s.model.preset]
-    count = masked_tokens(s) * D * (D + V)
+    D, V, parts = s.model.text.width, s.model.vocabulary, BATCH_GROUPS[s.model.preset]
+    count = max_masked_tokens(s) * D * (D + V)
     if "picture" in parts:
         width = _image_width(s)
         count += s.image.regions * width * (width + s.region_outputs)

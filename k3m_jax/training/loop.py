@@ -6,17 +6,17 @@ from typing import Protocol
 
 from etils import epath
 
-from k3m_jax.data.batch import Batch
-from k3m_jax.data.tokenization import Tokenizer
+from k3m_jax.data.input.batch import Batch
+from k3m_jax.data.input.tokenizer import Tokenizer
 from k3m_jax.model.network import Params
 from k3m_jax.parallel import distributed
 from k3m_jax.settings import Training
 from k3m_jax.training.checkpoints import Checkpoints
-from k3m_jax.training.compilation import Program
+from k3m_jax.training.initialization import init_or_restore
 from k3m_jax.training.preemption import watch_signals
 from k3m_jax.training.profiling import ProfilerWindow
-from k3m_jax.training.reporting import Reporter
-from k3m_jax.training.starting import first_state
+from k3m_jax.training.progress import ProgressReporter
+from k3m_jax.training.trainer import Trainer
 
 Evaluate = Callable[[Params], Mapping[str, float | None]]
 
@@ -33,7 +33,7 @@ class Batches(Protocol, Iterator[Batch]):
 
 
 def train(
-    program: Program,
+    program: Trainer,
     checkpoints: Checkpoints,
     batches_from: Callable[[int], Batches],
     evaluate: Evaluate,
@@ -62,34 +62,34 @@ def train(
     training = program.network.settings.training
     with contextlib.ExitStack() as stack:
         preemption = stack.enter_context(watch_signals())
-        distributed.at("the newest checkpoint, which it restores")
-        state = first_state(program, checkpoints, tokenizer)
+        distributed.heartbeat("the newest checkpoint, which it restores")
+        state = init_or_restore(program, checkpoints, tokenizer)
         step = int(state.step)
-        stop = preemption.reached(step)
-        report = stack.enter_context(contextlib.closing(Reporter(program, workdir, state)))
+        stop = preemption.should_stop(step)
+        report = stack.enter_context(contextlib.closing(ProgressReporter(program, workdir, state)))
         profiler = stack.enter_context(contextlib.closing(ProfilerWindow(training, workdir)))
         batches = stack.enter_context(contextlib.closing(batches_from(step)))
-        stack.enter_context(distributed.together())
+        stack.enter_context(distributed.abort_together())
         while step < training.steps and not stop:
-            distributed.at(f"the batch of step {step + 1}")
+            distributed.heartbeat(f"the batch of step {step + 1}")
             with report.stopwatch.waiting():
                 batch = program.place(next(batches))
             profiler.before(step)
-            distributed.at(f"step {step + 1}")
+            distributed.heartbeat(f"step {step + 1}")
             state, metrics = program.step(state, batch)
             profiler.after(step, metrics["loss"])
             step += 1
             report.dispatched(step, metrics)
-            stop = preemption.reached(step)
+            stop = preemption.should_stop(step)
             evaluation_due = _due(step, training, training.eval_every)
             if evaluation_due or stop or _due(step, training, training.checkpoint_every):
                 report.pause()  # what a checkpoint has seen must be written before it stands
                 loss = report.held_out(step, evaluate(state.params)) if evaluation_due else None
-                distributed.at(f"the checkpoint of step {step}")
+                distributed.heartbeat(f"the checkpoint of step {step}")
                 checkpoints.save(step, state, batches.state, loss)
                 # Told meanwhile: this step is saved, no other is needed.
-                stop = preemption.reached(step)
-        distributed.at("the last checkpoint")
+                stop = preemption.should_stop(step)
+        distributed.heartbeat("the last checkpoint")
         checkpoints.wait()
     return step == training.steps
 

@@ -12,8 +12,8 @@ import numpy as np
 import optax
 
 from k3m_jax import settings
-from k3m_jax.model.weights_file import path_name
-from k3m_jax.parallel.shardings import place_common, unbox
+from k3m_jax.parallel.shardings import put_on_all_hosts, unbox
+from k3m_jax.pretrained.weights_file import path_name
 
 
 def learning_rate(optimizer: settings.Optimizer, steps: int, step: jax.Array) -> jax.Array:
@@ -64,7 +64,7 @@ def mark_imported(opt_state: Any, names: Collection[str]) -> Any:
     """The optimizer's state with these parameters as the imported ones, if it minds them."""
 
     def mark(path: tuple, old: jax.Array) -> jax.Array:
-        return place_common(old.sharding, np.asarray(path_name(path) in names))
+        return put_on_all_hosts(old.sharding, np.asarray(path_name(path) in names))
 
     return jax.tree.map(
         lambda node: (

@@ -23,7 +23,7 @@ class Preemption:
         self._first: int | None = None  # step that was asked about
         self.numbers = (signal.SIGINT,) if self._several else (signal.SIGTERM, signal.SIGINT)
 
-    def reached(self, step: int) -> bool:
+    def should_stop(self, step: int) -> bool:
         """Whether the run stops after `step` steps; to be asked after each of them.
 
         One process stops after the step that it is in when it is told. Of several, one that is
@@ -41,7 +41,7 @@ class Preemption:
         # all stop at 1, which must be the first that they ask about, wherever the run goes on from.
         return multihost_utils.reached_preemption_sync_point(step - self._first + 1)
 
-    def tell(self) -> None:
+    def request_stop(self) -> None:
         """The run stops after the step that it is in."""
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)  # what jax's service listens to
@@ -58,7 +58,7 @@ def watch_signals() -> Iterator[Preemption]:
 
     def note(number: int, _) -> None:
         signal.signal(number, before[number])
-        preemption.tell()
+        preemption.request_stop()
 
     for number in preemption.numbers:
         before[number] = signal.signal(number, note)

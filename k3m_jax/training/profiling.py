@@ -3,7 +3,7 @@
 import jax
 from etils import epath
 
-from k3m_jax.data.remote import LocalFolder
+from k3m_jax.data.store.remote import LocalFolder
 from k3m_jax.parallel import distributed
 from k3m_jax.settings import Training
 
@@ -22,7 +22,7 @@ class ProfilerWindow:
 
     def before(self, step: int) -> None:
         """Called before each step; opens the window, also for a run that resumes within it."""
-        if self._first <= step < self._after and not self._folder and distributed.leads():
+        if self._first <= step < self._after and not self._folder and distributed.is_lead_process():
             self._folder = LocalFolder(self._target)
             jax.profiler.start_trace(str(self._folder.path))
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from k3m_jax.data.pipeline import Inputs, train_batches
-from k3m_jax.parallel.chips import find_chip
+from k3m_jax.data.input.pipeline import Inputs, train_batches
+from k3m_jax.parallel.accelerators import find_chip
 from k3m_jax.settings import Settings
 from k3m_jax.training.flops import training_flops
 

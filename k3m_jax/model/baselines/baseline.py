@@ -10,10 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from k3m_jax.data.batch import PARTS, Batch
+from k3m_jax.data.input.batch import BATCH_GROUPS, Batch
 from k3m_jax.model.heads import MaskedLanguageHead, MaskedObjectHead
 from k3m_jax.model.k3m import Product
-from k3m_jax.model.layers import Looping, dense, mean_position, table
+from k3m_jax.model.layers import ScanOptions, dense, embedding_init, mean_position
 from k3m_jax.model.text_encoder import TextEncoder, property_and_value
 from k3m_jax.settings import Settings
 
@@ -38,11 +38,11 @@ class Baseline(nn.Module):
         """The shared parts; a baseline adds its own."""
         model, dtype = self.settings.model, jnp.dtype(self.settings.model.dtype)
         self.text_encoder = TextEncoder(
-            model.text, model.vocabulary, model.positions, **self.how, looping=Looping.of(model)
+            model.text, model.vocabulary, model.positions, **self.how, looping=ScanOptions.of(model)
         )
-        self.absent = self.param("absent", table("norm"), (model.text.width,))
+        self.absent = self.param("absent", embedding_init("norm"), (model.text.width,))
         self.mlm_head = MaskedLanguageHead(dtype)
-        if "picture" in PARTS[model.preset]:
+        if "picture" in BATCH_GROUPS[model.preset]:
             axes = ("image_embed", "width")
             self.image_map = dense(model.text.width, axes, dtype, "image_map")
             self.mom_head = MaskedObjectHead(self.settings.region_outputs, dtype)

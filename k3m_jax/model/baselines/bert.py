@@ -1,6 +1,6 @@
 """BERT (Devlin et al., 2019): text alone, the floor of what pictures can add."""
 
-from k3m_jax.data.batch import Batch
+from k3m_jax.data.input.batch import Batch
 from k3m_jax.model.baselines.baseline import Baseline, Streams
 
 

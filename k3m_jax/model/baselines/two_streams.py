@@ -4,11 +4,11 @@ from typing import ClassVar
 
 import flax.linen as nn
 
-from k3m_jax.data.batch import Batch
+from k3m_jax.data.input.batch import Batch
 from k3m_jax.model.baselines.baseline import Baseline, Streams
 from k3m_jax.model.image_encoder import ImageEmbedding, ImageEncoder
 from k3m_jax.model.interactor import CoAttentionBlock, Interactor
-from k3m_jax.model.layers import Looping
+from k3m_jax.model.layers import ScanOptions
 
 
 class TwoStreams(Baseline):
@@ -22,14 +22,14 @@ class TwoStreams(Baseline):
         super().setup()
         model = self.settings.model
         self.image_encoder = ImageEncoder(
-            model.image, **self.how, looping=Looping.of(model), embed=self.region_embedding
+            model.image, **self.how, looping=ScanOptions.of(model), embed=self.region_embedding
         )
         self.interactor = Interactor(
             model.interactor,
             model.text.width,
             model.image.width,
             **self.how,
-            looping=Looping.of(model),
+            looping=ScanOptions.of(model),
             block=self.block,
         )
 

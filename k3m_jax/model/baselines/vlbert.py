@@ -2,10 +2,10 @@
 
 import jax.numpy as jnp
 
-from k3m_jax.data.batch import Batch
+from k3m_jax.data.input.batch import Batch
 from k3m_jax.model.baselines.baseline import Baseline, Streams
-from k3m_jax.model.image_encoder import ImageEmbedding, whole_picture_first
-from k3m_jax.model.layers import table
+from k3m_jax.model.image_encoder import ImageEmbedding, prepend_global_region
+from k3m_jax.model.layers import embedding_init
 
 
 class VlBert(Baseline):
@@ -17,12 +17,12 @@ class VlBert(Baseline):
         width = self.settings.model.text.width
         self.region_embedding = ImageEmbedding(width, **self.how)
         # Text has its own token type, BERT's first; this is the regions'.
-        self.region_type = self.param("region_type", table("norm"), (width,))
+        self.region_type = self.param("region_type", embedding_init("norm"), (width,))
 
     def streams(self, batch: Batch) -> Streams:
         """Text [B, T, D] and image [B, R, D], the two ends of the sequence."""
         mask = batch["region_mask"]
-        features = whole_picture_first(batch["region_inputs"], batch["region_hidden"], mask)
+        features = prepend_global_region(batch["region_inputs"], batch["region_hidden"], mask)
         image = self.region_embedding(features, batch["region_boxes"])
         image += self.region_type.astype(image.dtype)
         text = self.text_encoder.embedding(batch["title_tokens"])

@@ -1,0 +1,89 @@
+"""Pictures: untrusted bytes in, a small clean JPEG to store, pixels and patches to look at."""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from k3m_jax.data.records import InvalidRecordError
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+MAX_BYTES = 64 << 20  # of a picture's file
+MAX_PIXELS = 100_000_000  # above every camera's; a bomb declares more
+QUALITY = 90  # of the stored JPEG
+
+
+def shrink(data: bytes, size: int, *, square: bool) -> bytes:
+    """The picture as a JPEG of at most `size` pixels a side, ready to be stored.
+
+    It is turned upright, laid on white where it is transparent; of an animation the first frame is
+    taken. A square one is letterboxed on white to `size` x `size`, others keep their aspect, so
+    that boxes given as shares of width and height still fit.
+
+    Raises:
+      RejectedRecord: bad_picture, too_large_picture.
+    """
+    if len(data) > MAX_BYTES:
+        raise InvalidRecordError("too_large_picture", f"{len(data)} bytes; at most {MAX_BYTES}")
+    try:
+        # Pillow warns of a bomb itself, but at its own limit, and only warns.
+        with warnings.catch_warnings(action="ignore"), io.BytesIO(data) as file:
+            image = Image.open(file, formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise InvalidRecordError(
+                    "too_large_picture",
+                    f"{image.width} x {image.height} pixels; at most {MAX_PIXELS}",
+                )
+            image.draft("RGB", (2 * size, 2 * size))  # a JPEG decodes straight to a smaller size
+            image.load()
+            image = _on_white(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        raise InvalidRecordError("too_large_picture", str(error)) from error
+    except InvalidRecordError:
+        raise
+    except UnidentifiedImageError as error:  # its own words name an address in memory
+        raise InvalidRecordError("bad_picture", f"none of {', '.join(FORMATS)}") from error
+    except Exception as error:  # decoders of broken files raise nearly anything
+        raise InvalidRecordError("bad_picture", f"{type(error).__name__}: {error}") from error
+    scale = size / max(image.size)
+    image = image.resize(
+        tuple(max(1, round(side * scale)) for side in image.size),
+        Image.Resampling.LANCZOS,
+        reducing_gap=3,
+    )
+    if square:
+        image = ImageOps.pad(image, (size, size), color="white")
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=QUALITY)
+    return out.getvalue()
+
+
+def decode(picture: bytes) -> np.ndarray:
+    """Pixels of a stored picture: uint8 [height, width, 3], [S, S, 3] where it is square."""
+    with Image.open(io.BytesIO(picture)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def patchify(picture: np.ndarray, patch_size: int) -> np.ndarray:
+    """Cuts [S, S, 3] into its grid of patches, row by row: [N, patch_size² · 3], N = (S / P)²."""
+    S, P = picture.shape[0], patch_size
+    if picture.shape != (S, S, 3) or S % P:
+        raise ValueError(f"a picture of shape {picture.shape} is no grid of {P}-pixel patches")
+    g = S // P
+    return picture.reshape(g, P, g, P, 3).swapaxes(1, 2).reshape(g * g, P * P * 3)
+
+
+def grid_boxes(grid: int) -> np.ndarray:
+    """Boxes of a grid x grid cut in `patchify`'s order: float32 [N, 4] (x1, y1, x2, y2), shares."""
+    y, x = np.divmod(np.arange(grid * grid), grid)
+    return (np.stack([x, y, x + 1, y + 1], -1) / grid).astype(np.float32)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # 16-bit grey: Pillow's own conversion clips at 255
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

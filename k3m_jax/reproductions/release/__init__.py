@@ -1,0 +1,1 @@
+"""The authors' PyTorch release, to the digit."""

@@ -1,0 +1,1 @@
+"""The embedded catalogue: a made-up shop with drawn pictures."""
