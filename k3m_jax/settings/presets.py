@@ -1,12 +1,7 @@
-"""Which modalities and objectives each preset has; `release` is added by its reproduction."""
-
-from __future__ import annotations
+"""Which modalities and objectives each preset has; a reproduction registers its own."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from k3m_jax.settings import Settings
+from typing import Any, NamedTuple
 
 
 class Preset(NamedTuple):
@@ -14,13 +9,11 @@ class Preset(NamedTuple):
 
     modalities: tuple[str, ...]
     objectives: tuple[str, ...]
-    validate: Callable[[Settings], None] | None = None  # raises UserError for a contradiction
+    # Takes the whole `Settings`, and raises UserError where they contradict the preset.
+    validate: Callable[[Any], None] = lambda settings: None
+    layer_schedule: bool = False  # whether it reads `model.interactor.{text,image}_layers`
 
 
 PRESETS: dict[str, Preset] = {
     "paper": Preset(("title", "image", "knowledge"), ("mlm", "mom", "lpm")),
-    "bert": Preset(("title",), ("mlm",)),
-    "vilbert": Preset(("title", "image"), ("mlm", "mom")),
-    "vlbert": Preset(("title", "image"), ("mlm", "mom")),
-    "lxmert": Preset(("title", "image"), ("mlm", "mom")),
 }
