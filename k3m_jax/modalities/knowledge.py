@@ -1,24 +1,22 @@
-"""Triples as text, with the span of each property and value recorded while it is written.
+"""A product's texts: its title, and its knowledge, (property, value) triples, with their spans.
 
-Spans are never found again by searching for delimiters: values hold any character.
+Spans are recorded as the text is written: values hold any character, delimiters too.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from k3m_jax.data.input.tokenizer import Tokenizer
+from k3m_jax.modalities import base
 
+Triple = tuple[str, str]  # (property, value) of the item
 Span = tuple[int, int]  # [start, end) positions of tokens
 
 
-@dataclasses.dataclass(frozen=True)
-class KnowledgeText:
-    """[CLS] property value property value … [SEP]; no token at all where there is no triple.
-
-    In the `release` preset [CLS] property : value ; property : value ; … [SEP].
-    """
+class KnowledgeText(NamedTuple):
+    """[CLS] property value property value … [SEP], with separators; empty without triples."""
 
     tokens: tuple[int, ...]
     property_spans: tuple[Span, ...]
@@ -26,98 +24,174 @@ class KnowledgeText:
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidates:
-    """Texts "[CLS] property value [SEP]", padded to L; what the semantic encoder takes."""
+class Knowledge(base.Modality):
+    """Triples in the catalog's order; a property may repeat with other values."""
+
+    name: ClassVar[str] = "knowledge"
+    keys: ClassVar[tuple[str, ...]] = ("triples",)
+    empty: ClassVar[tuple[Triple, ...]] = ()
+
+    length: int  # K: tokens of the text, [CLS] and [SEP] included
+    limit: int  # X: triples
+    separators: tuple[str, str] | None = None  # after each property and after each value
+
+    @classmethod
+    def parse(cls, line: Mapping[str, Any], repairs: list[str]) -> tuple[Triple, ...]:
+        """Triples with a property and a value each; a repeated one is left out."""
+        kept: dict[Triple, None] = {}
+        for i, pair in enumerate(base.clean_list(line.get("triples"), "triples")):
+            key = f"triples[{i}]"
+            if len(base.clean_list(pair, key)) != 2:
+                raise base.InvalidRecordError("wrong_type", f"{key} is no [property, value] pair")
+            triple = tuple(base.clean_text(part, f"{key}[{j}]") for j, part in enumerate(pair))
+            if not all(triple):
+                repairs.append("empty_triple")
+            elif triple in kept:
+                repairs.append("repeated_triple")
+            else:
+                kept[triple] = None
+        return tuple(kept)
+
+    @classmethod
+    def features(cls, layout: Any) -> dict[str, base.Feature]:
+        return {"properties": base.Feature((None,), str), "values": base.Feature((None,), str)}
+
+    @classmethod
+    def to_features(cls, content: Sequence[Triple]) -> dict[str, Any]:
+        return {"properties": [p for p, _ in content], "values": [v for _, v in content]}
+
+    @classmethod
+    def from_features(cls, stored: Mapping[str, Any]) -> tuple[Triple, ...]:
+        return tuple(zip(stored["properties"], stored["values"], strict=True))
+
+    @classmethod
+    def texts(cls, content: Sequence[Triple]) -> Iterable[str]:
+        return (text for triple in content for text in triple)
+
+    @classmethod
+    def from_settings(cls, settings: Any) -> Self:
+        separators = (":", ";") if settings.model.preset == "release" else None
+        return cls(settings.lengths.knowledge, settings.lengths.triples, separators)
+
+    @property
+    def arrays(self) -> dict[str, base.Array]:
+        K, X = self.length, self.limit
+        text = " property : value ; …" if self.separators else " property value property value …"
+        return {
+            "knowledge_tokens": base.Array((K,), np.int32, f"[CLS]{text} [SEP], then 0"),
+            "knowledge_mask": base.Array((K,), bool, "valid tokens"),
+            "property_spans": base.Array((X, 2), np.int32, "[start, end) of each property"),
+            "value_spans": base.Array((X, 2), np.int32, "[start, end) of each value"),
+            "triple_mask": base.Array((X,), bool, "valid triples; none where knowledge is absent"),
+        }
+
+    def encode(self, contents, tokenizer, generators) -> KnowledgeText:
+        """The text of the triples, in random order where there is a generator.
+
+        A triple that does not fit what remains is left out, and shorter ones after it may still
+        fit; only one that would not fit an empty text either is cut.
+        """
+        triples: Sequence[Triple] = contents["knowledge"]
+        if (rng := generators.get("knowledge")) is not None:
+            triples = [triples[i] for i in rng.permutation(len(triples))]
+        marks = map(tokenizer.encode_term, self.separators) if self.separators else ((), ())
+        after_property, after_value = marks
+        separators = len(after_property) + len(after_value)
+        tokens, spans = [tokenizer.cls], []
+        for name, value in triples:
+            room = self.length - 1 - len(tokens) - separators
+            if len(spans) == self.limit or room < 2:
+                break
+            p, v = tokenizer.encode_term(name), tokenizer.encode_term(value)
+            if room < len(p) + len(v) <= self.length - 2 - separators:
+                continue
+            p, v = fit(p, v, room)
+            start, middle = len(tokens), len(tokens) + len(p) + len(after_property)
+            spans.append(((start, start + len(p)), (middle, middle + len(v))))
+            tokens += p + after_property + v + after_value
+        if not spans:
+            return KnowledgeText((), (), ())
+        return KnowledgeText((*tokens, tokenizer.sep), *zip(*spans, strict=True))
+
+    def write(self, row: base.Row, encoded: KnowledgeText) -> None:
+        k, x = len(encoded.tokens), len(encoded.value_spans)
+        row["knowledge_tokens"][:k] = encoded.tokens
+        row["knowledge_mask"][:k] = True
+        row["triple_mask"][:x] = True
+        if x:  # NumPy takes no () for rows of pairs
+            row["property_spans"][:x] = encoded.property_spans
+            row["value_spans"][:x] = encoded.value_spans
+
+    def describe(self, row: base.Row, tokenizer: Any) -> str:
+        tokens, valid = row["knowledge_tokens"], row["triple_mask"]
+        spans = zip(row["property_spans"][valid], row["value_spans"][valid], strict=True)
+        words = (tuple(tokenizer.decode(tokens[slice(*s)]) for s in pair) for pair in spans)
+        return " ".join(f"{name}‹{value}›" for name, value in words)
+
+
+@dataclasses.dataclass(frozen=True)
+class Title(base.TextModality):
+    """[CLS] title [SEP], or [CLS] title [SEP] property value … [SEP]."""
+
+    name: ClassVar[str] = "title"
+    keys: ClassVar[tuple[str, ...]] = ("title",)
+
+    limit: int  # tokens of the title itself, [CLS] and [SEP] included
+    knowledge: Knowledge | None = None  # +PKG: what follows the title
+
+    @classmethod
+    def from_settings(cls, settings: Any) -> Self:
+        limit = settings.lengths.title
+        if not settings.model.knowledge_text:
+            return cls(limit, limit)
+        return cls(limit + settings.lengths.knowledge, limit, Knowledge.from_settings(settings))
+
+    def encode(self, contents, tokenizer, generators) -> base.EncodedText:
+        parts = [tokenizer.encode(contents["title"])[: self.limit - 2]]
+        if self.knowledge:
+            parts.append(self.knowledge.encode(contents, tokenizer, generators).tokens[1:-1])
+        return self.joined(tokenizer, *parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class CandidateTexts:
+    """Texts "[CLS] property value [SEP]" of triples of no product, padded to L."""
 
     tokens: np.ndarray  # int32 [Q, L]
     mask: np.ndarray  # bool [Q, L]
     property_spans: np.ndarray  # int32 [Q, 2]
     value_spans: np.ndarray  # int32 [Q, 2]
 
-    def take(self, rows: Sequence[int]) -> "Candidates":
+    @classmethod
+    def write(cls, pairs: Sequence[Triple], tokenizer: base.TextTokenizer, length: int) -> Self:
+        """Writes each (property, value) alone, cut to L = `length` tokens."""
+        Q = len(pairs)
+        tokens, spans = np.zeros((Q, length), np.int32), np.zeros((2, Q, 2), np.int32)
+        for q, (name, value) in enumerate(pairs):
+            p, v = fit(tokenizer.encode_term(name), tokenizer.encode_term(value), length - 2)
+            middle, end = 1 + len(p), 1 + len(p) + len(v)
+            tokens[q, : end + 1] = (tokenizer.cls, *p, *v, tokenizer.sep)
+            spans[:, q] = (1, middle), (middle, end)
+        return cls(tokens, np.arange(length) <= spans[1, :, 1:], spans[0], spans[1])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["CandidateTexts"]) -> Self:
+        """The texts of all parts in their order."""
+        return cls(*map(np.concatenate, zip(*(vars(part).values() for part in parts), strict=True)))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def take(self, rows: Sequence[int]) -> "CandidateTexts":
         """Those of `rows`, in their order."""
-        parts = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return Candidates(*(part[rows] for part in parts))
+        return CandidateTexts(*(array[rows] for array in vars(self).values()))
 
-    def reading(self, row: int) -> bytes:
-        """Equal for two texts that the encoder can't tell apart, once they are cut to length."""
-        parts = self.tokens[row], self.property_spans[row], self.value_spans[row]
-        return b"".join(part.tobytes() for part in parts)
+    def identity(self, row: int) -> bytes:
+        """Equal for two texts that the encoder can't tell apart once they are cut to length."""
+        return b"".join(array[row].tobytes() for array in vars(self).values())
 
 
-def knowledge_text(
-    triples: Iterable[tuple[str, str]],
-    tokenizer: Tokenizer,
-    length: int,
-    limit: int,
-    *,
-    marks: bool = False,
-) -> KnowledgeText:
-    """Writes triples, in the order they come, as far as they fit.
-
-    A triple that does not fit what remains is left out whole, and shorter ones after it may still
-    fit: training draws another order each visit, so that its turn comes. Only one that would not
-    fit an empty text either is cut.
-
-    Args:
-      triples: (property, value) in the order wanted.
-      tokenizer: what the texts are cut into tokens by.
-      length: K, tokens at most.
-      limit: X, triples at most.
-      marks: a colon stands after each property and a semicolon after each value, in no span.
-    """
-    colon, semicolon = map(tokenizer.encode_term, ":;") if marks else ((), ())
-    tokens, property_spans, value_spans = [tokenizer.cls], [], []
-    for name, value in triples:
-        marked = len(colon) + len(semicolon)
-        room = length - 1 - len(tokens) - marked
-        if len(value_spans) == limit or room < 2:
-            break
-        p, v = tokenizer.encode_term(name), tokenizer.encode_term(value)
-        if room < len(p) + len(v) <= length - 2 - marked:
-            continue
-        p, v = _fit(p, v, room)
-        property_spans.append((len(tokens), len(tokens) + len(p)))
-        tokens += p + colon
-        value_spans.append((len(tokens), len(tokens) + len(v)))
-        tokens += v + semicolon
-    if not value_spans:
-        return KnowledgeText((), (), ())
-    tokens.append(tokenizer.sep)
-    return KnowledgeText(tuple(tokens), tuple(property_spans), tuple(value_spans))
-
-
-def mask_values(text: KnowledgeText, mask: int) -> tuple[KnowledgeText, list[int], list[int]]:
-    """The text with all values but the first as [MASK], where these are and what stood there."""
-    positions = [i for span in text.value_spans[1:] for i in range(*span)]
-    tokens = list(text.tokens)
-    for i in positions:
-        tokens[i] = mask
-    masked = dataclasses.replace(text, tokens=tuple(tokens))
-    return masked, positions, [text.tokens[i] for i in positions]
-
-
-def candidates(pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer, length: int) -> Candidates:
-    """Writes each (property, value) alone, cut to L = `length` tokens.
-
-    The property gives way first, but never more than half the room, so both spans hold a token.
-    """
-    Q = len(pairs)
-    tokens = np.zeros((Q, length), np.int32)
-    mask = np.zeros((Q, length), bool)
-    spans = np.zeros((2, Q, 2), np.int32)
-    for q, (name, value) in enumerate(pairs):
-        p, v = _fit(tokenizer.encode_term(name), tokenizer.encode_term(value), length - 2)
-        middle, end = 1 + len(p), 1 + len(p) + len(v)
-        tokens[q, : end + 1] = (tokenizer.cls, *p, *v, tokenizer.sep)
-        mask[q, : end + 1] = True
-        spans[:, q] = (1, middle), (middle, end)
-    return Candidates(tokens, mask, spans[0], spans[1])
-
-
-def _fit(
-    p: tuple[int, ...], v: tuple[int, ...], room: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Cuts a property and a value to `room` tokens together (at least 2), at least 1 each."""
+def fit(p: tuple[int, ...], v: tuple[int, ...], room: int) -> tuple[tuple[int, ...], ...]:
+    """Cuts a property, to no less than half the room, and a value to `room` >= 2 tokens."""
     p = p[: max(room - len(v), room // 2)]
     return p, v[: room - len(p)]

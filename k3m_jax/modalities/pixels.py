@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from k3m_jax.data.records import InvalidRecordError
+from k3m_jax.modalities.base import InvalidRecordError
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 MAX_BYTES = 64 << 20  # of a picture's file
@@ -17,12 +17,10 @@ QUALITY = 90  # of the stored JPEG
 def shrink(data: bytes, size: int, *, square: bool) -> bytes:
     """The picture as a JPEG of at most `size` pixels a side, ready to be stored.
 
-    It is turned upright, laid on white where it is transparent; of an animation the first frame is
-    taken. A square one is letterboxed on white to `size` x `size`, others keep their aspect, so
-    that boxes given as shares of width and height still fit.
+    Turned upright, on white where transparent, an animation's first frame. `square` letterboxes it
+    on white to `size` x `size`; else it keeps its aspect, so that boxes given as shares still fit.
 
-    Raises:
-      RejectedRecord: bad_picture, too_large_picture.
+    Raises InvalidRecordError: bad_picture, too_large_picture.
     """
     if len(data) > MAX_BYTES:
         raise InvalidRecordError("too_large_picture", f"{len(data)} bytes; at most {MAX_BYTES}")
@@ -31,27 +29,20 @@ def shrink(data: bytes, size: int, *, square: bool) -> bytes:
         with warnings.catch_warnings(action="ignore"), io.BytesIO(data) as file:
             image = Image.open(file, formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
-                raise InvalidRecordError(
-                    "too_large_picture",
-                    f"{image.width} x {image.height} pixels; at most {MAX_PIXELS}",
-                )
+                detail = f"{image.width} x {image.height} pixels; at most {MAX_PIXELS}"
+                raise InvalidRecordError("too_large_picture", detail)
             image.draft("RGB", (2 * size, 2 * size))  # a JPEG decodes straight to a smaller size
             image.load()
             image = _on_white(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError as error:
-        raise InvalidRecordError("too_large_picture", str(error)) from error
     except InvalidRecordError:
         raise
-    except UnidentifiedImageError as error:  # its own words name an address in memory
-        raise InvalidRecordError("bad_picture", f"none of {', '.join(FORMATS)}") from error
     except Exception as error:  # decoders of broken files raise nearly anything
-        raise InvalidRecordError("bad_picture", f"{type(error).__name__}: {error}") from error
-    scale = size / max(image.size)
-    image = image.resize(
-        tuple(max(1, round(side * scale)) for side in image.size),
-        Image.Resampling.LANCZOS,
-        reducing_gap=3,
-    )
+        bomb = isinstance(error, Image.DecompressionBombError)
+        unknown = isinstance(error, UnidentifiedImageError)  # its words name an address in memory
+        detail = f"none of {', '.join(FORMATS)}" if unknown else f"{type(error).__name__}: {error}"
+        raise InvalidRecordError("too_large_picture" if bomb else "bad_picture", detail) from error
+    sides = tuple(max(1, round(side * (size / max(image.size)))) for side in image.size)
+    image = image.resize(sides, Image.Resampling.LANCZOS, reducing_gap=3)
     if square:
         image = ImageOps.pad(image, (size, size), color="white")
     out = io.BytesIO()
@@ -74,9 +65,10 @@ def patchify(picture: np.ndarray, patch_size: int) -> np.ndarray:
     return picture.reshape(g, P, g, P, 3).swapaxes(1, 2).reshape(g * g, P * P * 3)
 
 
-def grid_boxes(grid: int) -> np.ndarray:
-    """Boxes of a grid x grid cut in `patchify`'s order: float32 [N, 4] (x1, y1, x2, y2), shares."""
-    y, x = np.divmod(np.arange(grid * grid), grid)
+def grid_boxes(patches: int) -> np.ndarray:
+    """Boxes of N patches in `patchify`'s order: float32 [N, 4] (x1, y1, x2, y2), shares."""
+    grid = round(patches**0.5)
+    y, x = np.divmod(np.arange(patches), grid)
     return (np.stack([x, y, x + 1, y + 1], -1) / grid).astype(np.float32)
 
 

@@ -1,68 +1,211 @@
-"""LPM: link prediction of the hidden triple, `E(c, p, v) = ‖c* + p − v‖` (TransE's energy)."""
+"""LPM: link prediction of a hidden triple, `E(c, p, v) = ‖c* + p − v‖` (TransE's energy)."""
 
-from typing import Literal
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from k3m_jax.objectives.sums import Sum, weighted_sum
+from k3m_jax.data.records import ItemView
+from k3m_jax.data.store.value_vocabulary import UNKNOWN, ValueVocabulary, normalised
+from k3m_jax.modalities.base import Array, Row
+from k3m_jax.modalities.knowledge import CandidateTexts
+from k3m_jax.objectives import base
+from k3m_jax.objectives.base import Batch, Encoded, Hiding, Reported, Sum, weighted_sum
+from k3m_jax.settings import LinkPrediction as Options
+from k3m_jax.settings import Settings
 
-Norm = Literal["l1", "l2"]
+
+class Query(NamedTuple):
+    """A triple to predict; all are ids of the value vocabulary."""
+
+    target: int
+    known: tuple[int, ...]  # all values of its property that are true of the item, ascending
+    false: tuple[int, ...]  # false values of the property; fewer than wanted where few exist
 
 
-def energy(c: jax.Array, p: jax.Array, v: jax.Array, norm: Norm) -> jax.Array:
-    """`‖c + p − v‖` over the last dimension; low where the triple is believed.
+def sample_query(
+    triples: Sequence[int], table: ValueVocabulary, negatives: int, rng: np.random.Generator
+) -> Query | None:
+    """Draws the triple of an item to query, by the ids of its `triples`; None where it has none.
 
-    The 2-norm's gradient at 0 is 0, not NaN.
+    False values are drawn, without replacement, among those of training items: one that only
+    held-out items have would never be seen as true, and the model would learn to rule it out.
     """
+    askable = [index for index in triples if index != UNKNOWN]
+    if not askable:
+        return None
+    target = askable[rng.integers(len(askable))]
+    name, _ = table.pairs[target]
+    start, end = table.range(name)
+    known = tuple(sorted({index for index in askable if start <= index < end}))
+    start, end = table.train_range(name)
+    true = [index for index in known if start <= index < end]
+    others = end - start - len(true)
+    false = start + rng.choice(others, min(negatives, others), replace=False) if others else []
+    # Drawn as if the true ones were not there, then stepped over, in ascending order.
+    for index in true:
+        false = [f + (f >= index) for f in false]
+    return Query(target, known, tuple(map(int, false)))
+
+
+def sample_other_property_values(
+    target: int, table: ValueVocabulary, count: int, rng: np.random.Generator
+) -> list[tuple[str, str]]:
+    """Draws at most `count` pairs of the queried property and a value that others alone have."""
+    name, _ = table.pairs[target]
+    drawn = (table.pairs[index][1] for index in rng.integers(len(table), size=4 * count))
+    found = {normalised(value): (name, value) for value in drawn}
+    return [pair for pair in found.values() if table.id(*pair) == UNKNOWN][:count]
+
+
+class LinkTarget(NamedTuple):
+    """What LPM knows of an item."""
+
+    query: Query | None  # None where the item has no triple that can be queried
+    candidates: CandidateTexts | None  # the queried triple, then false ones: up to J
+    facts: frozenset[int]  # the item's pairs in the vocabulary, those not visible included
+
+
+@dataclasses.dataclass(frozen=True)
+class LinkPrediction(base.Objective):
+    """Predicts a triple that is hidden in the knowledge text and in the aggregation."""
+
+    name: ClassVar[str] = "lpm"
+    weight_arrays: ClassVar[tuple[str, ...]] = ("link_value_weights", "link_item_weights")
+    # Accuracy against a handful of false triples says less than the ranking among all values.
+    reported: ClassVar[Mapping[str, Reported]] = {
+        "link_hits_at_1": Reported("link Hits@1", "links"),
+        "link_hits_at_10": Reported("link Hits@10", "links"),
+        "link_mrr": Reported("link MRR", "links"),
+        "lpm_loss": Reported("LPM loss", "pairs", is_rate=False),
+    }
+
+    options: Options
+    length: int  # L: tokens of a candidate
+    group: int  # G: rows among which an item finds others
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        options, group = settings.objectives.lpm, settings.objectives.group
+        return cls(options, settings.lengths.candidate, group)
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        J, L, O = 1 + self.options.negative_values, self.length, self.options.negative_items
+        return {
+            "link_tokens": Array((J, L), np.int32, "[CLS] property value [SEP], then 0"),
+            "link_mask": Array((J, L), bool, "valid tokens"),
+            "link_property_spans": Array((J, 2), np.int32, "[start, end) of the property"),
+            "link_value_spans": Array((J, 2), np.int32, "[start, end) of the value"),
+            "link_value_weights": Array((J - 1,), np.float32, "1 where a false value is usable"),
+            "link_items": Array((O,), np.int32, "rows of the group, products without the value"),
+            "link_item_weights": Array((O,), np.float32, "1 where such a row is usable"),
+        }
+
+    def select(self, view: ItemView, contents: Encoded, hiding: Hiding) -> tuple[Any, Encoded]:
+        """Queries a triple, of the property that a task queries or of any, and removes it.
+
+        With it goes each copy, in any spelling, and whatever has the same tokens.
+        """
+        vocabulary, rng = hiding.vocabulary, hiding.generators["knowledge"]
+        triples, false = view.record.triples, self.options.negative_values
+        ids = [vocabulary.id(*triple) for triple in triples]
+        facts, own = frozenset(ids) - {UNKNOWN}, false
+        if (queried := view.query_property) is not None:
+            named = zip(triples, ids, strict=True)
+            ids = [index for (name, _), index in named if normalised(name) == queried]
+            # Among a hundred candidates are values of other properties, too (docs/tasks.md).
+            own = -(-false // 2)
+        if (query := sample_query(ids, vocabulary, own, rng)) is None:
+            return LinkTarget(None, None, facts), contents
+        lacking = 0 if queried is None else false - len(query.false)
+        others = sample_other_property_values(query.target, vocabulary, lacking, rng)
+        terms, answer = hiding.tokenizer.encode_term, vocabulary.pairs[query.target]
+        left = [t for t in contents["knowledge"] if vocabulary.id(*t) != query.target]
+        left = tuple(t for t in left if [*map(terms, t)] != [*map(terms, answer)])
+        target = LinkTarget(query, self._candidates(query, others, hiding), facts)
+        return target, {**contents, "knowledge": left}
+
+    def _candidates(
+        self, query: Query, others: Sequence[tuple[str, str]], hiding: Hiding
+    ) -> CandidateTexts:
+        """The queried triple and the false ones that do not read like a true one once cut."""
+        pairs = hiding.vocabulary.pairs
+        true = [query.target, *(index for index in query.known if index != query.target)]
+        written = [*(pairs[index] for index in (*true, *query.false)), *others]
+        texts = CandidateTexts.write(written, hiding.tokenizer, self.length)
+        believed = {texts.identity(row) for row in range(len(true))}
+        false = range(len(true), len(texts))
+        return texts.take([0, *(row for row in false if texts.identity(row) not in believed)])
+
+    def write(self, row: Row, target: LinkTarget, encoded: Encoded) -> None:
+        if (texts := target.candidates) is not None:
+            for name, array in vars(texts).items():
+                row[f"link_{name}"][: len(texts)] = array
+            row["link_value_weights"][: len(texts) - 1] = 1
+
+    def write_group(self, group: Row, examples: base.Examples, seed: tuple[int, ...]) -> None:
+        """Of each row, rows of other products that lack the queried value, shown or not."""
+        orders = np.random.default_rng(seed).random((len(examples), len(examples))).argsort(1)
+        targets = [example and example.targets[self.name] for example in examples]
+        products = [example and example.view.record.product for example in examples]
+        for row, (target, order) in enumerate(zip(targets, orders.tolist(), strict=True)):
+            if target and target.query:
+                usable = (other for other in order if products[other] not in (None, products[row]))
+                found = [o for o in usable if target.query.target not in targets[o].facts]
+                found = found[: self.options.negative_items]
+                group["link_items"][row, : len(found)] = found
+                group["link_item_weights"][row, : len(found)] = 1
+
+    def evaluation_arrays(self, examples: base.Examples) -> dict[str, np.ndarray]:
+        """Ids for the ranking: `link_target` [B], `link_known` [B, …]; UNKNOWN pads."""
+        queries = [example and example.targets[self.name].query for example in examples]
+        target = [query.target if query else UNKNOWN for query in queries]
+        known = [query.known if query else () for query in queries]
+        width = max(map(len, known))
+        padded = [[*ids, *[UNKNOWN] * (width - len(ids))] for ids in known]
+        return {"link_target": np.array(target, np.int32), "link_known": np.array(padded, np.int32)}
+
+    def describe(self, row: Row, tokenizer: Any, group: Sequence[str]) -> str:
+        tokens, usable = row["link_tokens"], row["link_value_weights"] > 0
+        if not row["link_mask"].any():
+            return "nothing"
+        name = tokenizer.decode(tokens[0, slice(*row["link_property_spans"][0])])
+        spans = row["link_value_spans"]
+        value, *false = (tokenizer.decode(t[slice(*s)]) for t, s in zip(tokens, spans, strict=True))
+        values = ", ".join(false[: usable.sum()]) or "no value"
+        usable = row["link_items"][row["link_item_weights"] > 0]
+        items = ", ".join(group[item] for item in usable) or "no item"
+        return f"{name}‹{value}› against {values}; {items}"
+
+    def sums(self, outputs: Any, batch: Batch, key: jax.Array | None) -> dict[str, Sum]:
+        """`max(0, E(true) − E(false) + γ)` over pairs of triples, and how many are in order.
+
+        A false triple has another value, or is the true one of another product.
+        """
+        c, norm = outputs.product.embedding, self.options.norm  # [B, D]
+        p, v = outputs.link_properties, outputs.link_values  # [B, J, D], the true triple first
+        candidates = energy(c[:, None], p, v, norm)
+        groups, items = c.reshape(-1, self.group, c.shape[-1]), batch["link_items"]  # [B, O]
+        rows = jnp.take_along_axis(groups, items.reshape(len(groups), -1, 1), 1)
+        others = energy(rows.reshape(*items.shape, -1), p[:, :1], v[:, :1], norm)
+        true, false = candidates[:, :1], jnp.concatenate([candidates[:, 1:], others], 1)
+        weights = jnp.concatenate([batch["link_value_weights"], batch["link_item_weights"]], 1)
+        loss = weighted_sum(jax.nn.relu(true - false + self.options.margin), weights)
+        return {"lpm": loss, "lpm_accuracy": weighted_sum(true < false, weights)}
+
+    def constant_outputs(self, counts: jax.Array, batch: Batch) -> dict[str, Any]:
+        nothing = jnp.zeros((*batch["link_tokens"].shape[:2], 1))
+        return {"link_properties": nothing, "link_values": nothing}
+
+
+def energy(c: jax.Array, p: jax.Array, v: jax.Array, norm: str) -> jax.Array:
+    """`‖c + p − v‖` over the last dimension; the 2-norm's gradient at 0 is 0, not NaN."""
     difference = c + p - v
     if norm == "l1":
         return jnp.abs(difference).sum(-1)
     square = jnp.square(difference).sum(-1)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
-
-
-def link_margin(
-    c: jax.Array,
-    properties: jax.Array,
-    values: jax.Array,
-    value_weights: jax.Array,
-    items: jax.Array,
-    item_weights: jax.Array,
-    *,
-    group: int,
-    margin: float,
-    norm: Norm,
-) -> tuple[Sum, Sum]:
-    """`max(0, E(pos) − E(neg) + γ)` over the pairs of a true triple and a false one.
-
-    Args:
-      c: [B, D] product embeddings, made without the asked triple.
-      properties: [B, J, D] of the candidate triples, the true one first.
-      values: [B, J, D] likewise.
-      value_weights: [B, J - 1], 0 where the candidate can't serve as a false one.
-      items: [B, O] rows of other products within the item's own group.
-      item_weights: [B, O] likewise.
-      group: G, contiguous rows.
-      margin: γ.
-      norm: of the energy.
-
-    Returns:
-      The loss and the number of pairs in the right order.
-    """
-    candidates = energy(c[:, None], properties, values, norm)
-    replaced = energy(_rows_of_group(c, items, group), properties[:, :1], values[:, :1], norm)
-    negative = jnp.concatenate([candidates[:, 1:], replaced], 1)
-    weights = jnp.concatenate([value_weights, item_weights], 1)
-    positive = candidates[:, :1]
-    loss = jax.nn.relu(positive - negative + margin)
-    right = (positive < negative).astype(jnp.float32)
-    return weighted_sum(loss, weights), weighted_sum(right, weights)
-
-
-def _rows_of_group(c: jax.Array, items: jax.Array, group: int) -> jax.Array:
-    """c [B, D], items [B, O] rows within each group -> [B, O, D]; no group reads another's rows."""
-    (B, D), O = c.shape, items.shape[1]
-    rows = c.reshape(B // group, group, D)
-    wanted = items.reshape(B // group, group * O, 1)
-    return jnp.take_along_axis(rows, wanted, 1).reshape(B, O, D)
