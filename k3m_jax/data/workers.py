@@ -1,4 +1,4 @@
-"""Worker processes: one function over many inputs, in order and in bounded memory; their ends."""
+"""Worker processes: one function over many inputs, in order and in bounded memory."""
 
 import collections
 import itertools
@@ -43,11 +43,10 @@ def ordered_map(function: Callable, inputs: Iterable, workers: int) -> Iterator:
 
 
 def leave_signals_to_parent() -> None:
-    """For a worker whose parent ends in order when it is told to, and closes its workers then.
+    """For a worker whose parent ends in order on a signal, and closes its workers then.
 
-    Ctrl-C comes to a terminal's whole group of processes, and schedulers send SIGTERM to all that a
-    job has started: a worker that died of it would take the parent's last batches with it. What
-    ends this worker is its parent, also where that is killed.
+    Ctrl-C and a scheduler's SIGTERM reach all processes of a job: a worker that died of it would
+    take the parent's last batches with it. What ends this worker is its parent, also if killed.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

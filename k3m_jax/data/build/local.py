@@ -1,293 +1,307 @@
-"""Building a data set: catalogue in, shards out.
+"""Building a data set, on this machine or by Apache Beam, and the command's report.
 
-Two passes over the catalogue. The first reads the text alone: which lines are usable, which splits
-there are, which pictures the codebook is fitted to. The second makes the records, in worker
-processes, and hands them to the TFDS builder. `beam_building` does the same on many machines."""
+The first pass over the catalog reads the text alone: which lines are usable, and the splits. The
+second makes the records and hands them to the TFDS builder.
+"""
 
-import abc
 import collections
 import contextlib
 import dataclasses
 import functools
-import importlib.metadata
+import hashlib
+import heapq
 import io
 import itertools
 import json
-import pathlib
 import pickle
+import sqlite3
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
+from tensorflow_datasets.core import hashing
 from tqdm import tqdm
 
-from k3m_jax.data.build.arguments import BuildArguments
-from k3m_jax.data.build.catalog_scan import CatalogScan, ParsedLine, hash_of
-from k3m_jax.data.build.record_builder import PatchDescriber, RecordBuilder
-from k3m_jax.data.build.shuffler import Shuffler
-from k3m_jax.data.build.statistics import DatasetStatistics
-from k3m_jax.data.catalog import pairs
+from k3m_jax import __version__
+from k3m_jax.data.build.record_builder import DatasetStatistics, RecordBuilder
 from k3m_jax.data.catalog.readers import open_catalog
-from k3m_jax.data.catalog.region_features import first_sizes, open_region_features
+from k3m_jax.data.catalog.region_features import RegionReader
 from k3m_jax.data.input.tokenizer import train_wordpiece
-from k3m_jax.data.records import InvalidRecordError, RejectedLine
+from k3m_jax.data.records import Product, RejectedLine, Splitting
 from k3m_jax.data.store import codebook as codebooks
 from k3m_jax.data.store import shards
+from k3m_jax.data.store.pairs import read_pairs, resolve_pairs
 from k3m_jax.data.workers import ordered_map
-from k3m_jax.settings import UserError
+from k3m_jax.settings import UserError, schema
+from k3m_jax.settings.schema import Fraction, NonNegativeInt, PositiveInt, option, required
+
+SAMPLED = 1000  # train products that the codebook and the sizes of regions are taken from
+INCIDENTAL = ("output", "workers", "overwrite", "beam_options")  # no data set depends on them
+Examples = Iterator[tuple[str, dict[str, Any]]]  # id and features
 
 
-class Build(abc.ABC):
-    """A build under way: what the TFDS builders of `shards` ask.
+@dataclasses.dataclass(frozen=True)
+class BuildArguments:
+    """What a data set is built from and how: the flags of launch.build_shards."""
 
-    Attributes:
-      catalogue: what is read.
-      maker: makes a record of each usable line of it.
-      sizes: of the records' arrays.
-    """
-
-    def __init__(self, arguments: BuildArguments):
-        """Makes the first pass; raises UserError where the input can't become a data set."""
-        arguments.check()
-        self.arguments = a = arguments
-        self.catalogue = open_catalog(a.format, a.input)
-        self._pairs = pairs.read_pairs(a.input, own_splits=not a.folds)
-        self.survey = self._survey()
-        if not self.survey.splits or ("train" not in self.survey.splits and not a.codebook):
-            wanted = "" if a.codebook else " for the train split"
-            raise UserError(
-                f"{a.input} has no usable record{wanted}"
-                + (f": {_reasons(self.survey.rejects)}" if self.survey.rejects else "")
-            )
-        maker = RecordBuilder(
-            self.catalogue, a.image_size, a.patch_size, None, splitting=a.splitting
-        )
-        if a.front_end == "patches":
-            self.maker = dataclasses.replace(maker, codebook=self._fit(maker))
-            self.sizes = {"feature_dim": a.patch_size**2 * 3, "top_classes": 1}
-        else:
-            features = open_region_features(a.region_features)
-            ids = (found.product.id for found in self.survey.sample())
-            found = first_sizes(features, ids, a.top_classes)
-            self.maker = dataclasses.replace(maker, region_features=features, region_sizes=found)
-            self.sizes = {"feature_dim": found.feature_dim, "top_classes": found.top_classes}
-            self._classes = found.classes
+    format: str = required("how the products are written")
+    input: str = required("folder of the products")
+    output: str = required("folder to put the data set in, local or remote")
+    front_end: Literal["patches", "regions"] = option("patches", "regions: of --region_features")
+    image_size: PositiveInt = option(192, "pixels a side of the stored picture")
+    patch_size: PositiveInt = option(32, "pixels a side of a patch")
+    codebook_size: Annotated[int, schema.Range(2)] = option(256, "most classes of patches")
+    codebook: str = option("", "data set to take the classes of patches from")
+    vocabulary_size: NonNegativeInt = option(8000, "tokens of the trained tokenizer; 0: none")
+    region_features: str = option("", "TSV of bottom-up-attention tools, .npz, or folder of .npz")
+    top_classes: PositiveInt = option(8, "most probable classes kept per region")
+    shards: NonNegativeInt = option(0, "files per split; 0: by size, 32 MB each")
+    workers: NonNegativeInt = option(0, "worker processes; 0: none but this one")
+    valid_fraction: Fraction = option(0.05, "share of products without a split held out as `valid`")
+    folds: NonNegativeInt = option(0, "parts to cut the products into, whatever splits they name")
+    fold: NonNegativeInt = option(0, "the part held out as `test`, from 0")
+    overwrite: bool = option(False, "replace the data set that --output already has")
+    beam_options: str = option("", "build with Apache Beam and these flags of its own")
 
     @property
-    def splits(self) -> list[str]:
-        """Names of the splits, train first."""
-        return sorted(self.survey.splits, key=lambda s: (s != "train", s != "valid", s))
+    def folder(self) -> epath.Path:
+        """Where the data set is written to."""
+        return epath.Path(self.output) / shards.NAME / self.front_end / shards.FORMAT_VERSION
 
-    def new_tally(self) -> DatasetStatistics:
-        """An empty one."""
-        return DatasetStatistics(
-            bool(self.arguments.vocabulary_size), pairs.paired_ids(self._pairs)
-        )
+    def check(self) -> None:
+        """Raises UserError for the first contradiction."""
+        for each in schema.settings_of(self):
+            schema.parse(each.kind, each.default, f"--{each.name}")
+        if (self.front_end == "regions") != bool(self.region_features):
+            raise UserError("--front_end=regions and --region_features go together: give both")
+        schema.check_multiple("--image_size", self.image_size, "--patch_size", self.patch_size)
+        if self.front_end == "patches":
+            schema.check_multiple("--patch_size", self.patch_size, "the grid", codebooks.GRID)
+        elif self.codebook:
+            raise UserError("--codebook is of patches: regions have the classes of their detector")
+        if self.folds == 1 or self.fold >= max(self.folds, 1):
+            flags = f"--folds={self.folds} --fold={self.fold}"
+            raise UserError(f"{flags}: folds are 0 or 2 and more, and the fold is one, from 0 on")
+        if self.folder.exists() and not self.overwrite:
+            hint = "choose another --output, or replace it with --overwrite"
+            raise UserError(f"{self.folder} exists: {hint}")
 
-    @abc.abstractmethod
-    def tally(self) -> DatasetStatistics:
-        """Of all records, once the shards are written."""
+
+class Build:
+    """A build under way: `builder` makes records of `catalog`, of lines not in `rejects`.
+
+    `splits` has train first; `statistics` are of all records once they are built: a pipeline leaves
+    them in the file `sums`.
+    """
+
+    def __init__(self, arguments: BuildArguments, scratch: epath.PathLike):
+        """Makes the first pass; raises UserError where the input can't become a data set.
+
+        `scratch` is a folder that this process, and all workers of a pipeline, can write to.
+        """
+        arguments.check()
+        a = self._arguments = arguments
+        self._scratch, self.sums = epath.Path(scratch), epath.Path(scratch) / "sums"
+        self.catalog = open_catalog(a.format, a.input)
+        self._pairs, self._bad_pairs = read_pairs(a.input, own_splits=not a.folds)
+        paired = frozenset(item for _, pair in self._pairs for item in (pair.a, pair.b))
+        self.statistics = DatasetStatistics(paired)
+        splitting = Splitting(a.valid_fraction, a.fold, a.folds)
+        self.rejects: list[RejectedLine] = []
+        self._usable = collections.Counter[str]()  # lines by split
+        # Those of train whose ids have the smallest hashes: the same in any order of lines.
+        sample = [product for _, product in heapq.nsmallest(SAMPLED, self._scan(splitting))]
+        self.splits = sorted(self._usable, key=lambda s: (s != "train", s != "valid", s))
+        if not self.splits or ("train" not in self.splits and not a.codebook):
+            wanted = "" if a.codebook else " for the train split"
+            raise UserError(f"{a.input} has no usable record{wanted}{_reasons(self.rejects)}")
+        builder = RecordBuilder(self.catalog, a.image_size, a.patch_size, splitting=splitting)
+        if a.front_end == "regions":
+            regions = RegionReader(a.region_features, (p.id for p in sample), a.top_classes)
+            self.builder = dataclasses.replace(builder, regions=regions)
+        else:
+            self.builder = dataclasses.replace(builder, codebook=self._codebook(sample, builder))
+
+    def files(self) -> Mapping[str, list[Callable[[], Examples]]]:
+        """By split, what gives the examples of each of its files; called in turn.
+
+        Records wait on disk, and leave it in the order of the hash of ids that TFDS shuffles by,
+        with Beam too. Its own shuffling of more than memory holds needs TensorFlow.
+        """
+        waiting = sqlite3.connect(self._scratch / "records")
+        waiting.execute("CREATE TABLE records (split, hash, record)")
+        hashers = {split: hashing.Hasher(split) for split in self.splits}
+        rejected = {(reject.file, reject.line) for reject in self.rejects}
+        lines = (raw for raw in self.catalog.lines() if raw[:2] not in rejected)
+        built = ordered_map(self.builder, lines, self._arguments.workers)
+        for outcome in tqdm(built, "building", self._usable.total(), unit=" records"):
+            self.statistics.add(outcome)
+            if not isinstance(outcome, RejectedLine):
+                key = hashers[outcome.split].hash_key(outcome.record.id.encode())
+                row = outcome.split, key.to_bytes(16, "big"), pickle.dumps(outcome.record)
+                waiting.execute("INSERT INTO records VALUES (?, ?, ?)", row)
+        self.check_splits()
+        waiting.execute("CREATE INDEX in_order ON records (split, hash)")
+        sizes = "SELECT COUNT(*), SUM(LENGTH(record)) FROM records WHERE split = ?"
+        query, files = "SELECT record FROM records WHERE split = ? ORDER BY hash", {}
+        for split in self.splits:
+            items, size = waiting.execute(sizes, (split,)).fetchone()
+            count = shards.files_of(items, size, self._arguments.shards)
+            ends, records = np.arange(count + 1) * items // count, waiting.execute(query, (split,))
+            files[split] = [functools.partial(_examples, records, n) for n in np.diff(ends)]
+        return files
 
     def check_splits(self) -> None:
-        """Raises UserError where no record of a split could be made; of a whole `tally`."""
-        tally = self.tally()
+        """Raises UserError where no record of a split could be built."""
+        if self.sums.exists():
+            self.statistics = pickle.loads(self.sums.read_bytes())
         for split in self.splits:
-            if not tally.products[split]:
-                reasons = _reasons(self.survey.rejects + tally.rejects)
-                raise UserError(f"no record of split {split!r} is usable: {reasons}")
+            if not self.statistics.products[split]:
+                reasons = _reasons(self.rejects + self.statistics.rejects)
+                raise UserError(f"no record of split {split!r} is usable{reasons}")
 
     def finish(self, folder: epath.Path) -> None:
-        """Writes what lies beside the shards, build.json last."""
-        a, codebook, tally = self.arguments, self.maker.codebook, self.tally()
+        """Writes what lies next to the shards, once all of them are written; build.json last."""
+        self.check_splits()
+        a, codebook, found = self._arguments, self.builder.codebook, self.statistics
+        table = {p: dict(sorted(values.items())) for p, values in sorted(found.values.items())}
+        (folder / shards.VALUES).write_text(json.dumps(table, ensure_ascii=False))
+        pairs = resolve_pairs(self._pairs, found.paired, self.builder.view, bool(a.folds))
+        pairs.write(folder)
+        if pairs.rematched:
+            found.repaired["negative_pair_rematched"] = pairs.rematched
+        rejects = sorted(self.rejects + found.rejects + self._bad_pairs + pairs.rejects)
+        lines = (json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in rejects)
+        (folder / shards.REJECTS).write_text("".join(lines))
+        if a.vocabulary_size:
+            train_wordpiece(found.words, a.vocabulary_size, folder / shards.TOKENIZER)
         if codebook is not None:
             codebook.save(folder / shards.CODEBOOK)
-        table = {p: dict(sorted(values.items())) for p, values in sorted(tally.values.items())}
-        (folder / shards.VALUES).write_text(json.dumps(table, ensure_ascii=False))
-        paired = pairs.resolve_pairs(self._pairs, tally.paired, self._view, bool(a.folds))
-        paired.write(folder)
-        rejects = sorted(
-            self.survey.rejects + tally.rejects + paired.rejects, key=lambda r: (r.file, r.line)
-        )
-        with (folder / shards.REJECTS).open("w") as file:
-            for reject in rejects:
-                file.write(json.dumps(dataclasses.asdict(reject), ensure_ascii=False) + "\n")
-        if a.vocabulary_size:
-            train_wordpiece(tally.words(), a.vocabulary_size, folder / shards.TOKENIZER)
-        patches = codebook is not None
-        shards.BuildInfo(
-            front_end=a.front_end,
+            patch_size, classes = a.patch_size, len(codebook.centres)
+            regions = (a.image_size // patch_size) ** 2
+        else:
+            patch_size, regions = 0, found.sizes["regions"]
+            classes = max(found.sizes["classes"], self.builder.regions.sizes.classes)
+        info = shards.BuildInfo(
+            **self.builder.layout._asdict(),
             image_size=a.image_size,
-            patch_size=a.patch_size if patches else 0,
-            regions=(a.image_size // a.patch_size) ** 2 if patches else tally.regions,
-            classes=len(codebook.centres) if patches else max(self._classes, tally.classes),
-            **self.sizes,
-            products={split: tally.products[split] for split in self.splits},
-            missing=dict(tally.missing),
-            repaired=dict(sorted((tally.repaired + paired.repaired).items())),
+            patch_size=patch_size,
+            regions=regions,
+            classes=classes,
+            sizes=dict(found.sizes),
+            products={split: found.products[split] for split in self.splits},
+            missing=dict(found.missing),
+            repaired=dict(sorted(found.repaired.items())),
             rejects=dict(collections.Counter(r.reason for r in rejects).most_common()),
-            fingerprint=f"{tally.fingerprint:064x}",
-            version=_version(),
-            arguments={
-                key: value
-                for key, value in dataclasses.asdict(a).items()
-                if key not in ("output", "workers", "overwrite", "beam_options")
-            },
-            pairs=dict(sorted(collections.Counter(p.split for p in paired.pairs).items())),
-        ).write(folder)
+            pairs=dict(sorted(collections.Counter(p.split for p in pairs.pairs).items())),
+            fingerprint=f"{found.fingerprint:064x}",
+            version=__version__,
+            arguments={k: v for k, v in dataclasses.asdict(a).items() if k not in INCIDENTAL},
+        )
+        (folder / shards.BUILD_INFO).write_text(json.dumps(dataclasses.asdict(info), indent=1))
 
-    @abc.abstractmethod
-    def _survey(self) -> CatalogScan:
-        """The first pass."""
+    def _scan(self, splitting: Splitting) -> Iterator[tuple[bytes, Product]]:
+        """Makes the first pass; gives the products of train, with the hashes of their ids."""
+        ids = set[bytes]()  # hashes: all of them must fit into memory
+        for raw in tqdm(self.catalog.lines(), "reading", unit=" records"):
+            line = self.catalog.read(raw)
+            if isinstance(line, RejectedLine):
+                self.rejects.append(line)
+                continue
+            key = hashlib.blake2b(line.id.encode(), digest_size=16).digest()
+            if key in ids:
+                detail = f"an earlier record has id {line.id!r}"
+                self.rejects.append(RejectedLine(raw.file, raw.line, "repeated_id", detail))
+                continue
+            ids.add(key)
+            self._usable[split := splitting(line)] += 1
+            if split == "train":
+                yield key, line
 
-    def _view(self, path: str) -> bytes:
-        """A further picture of an item, as it is stored."""
-        if self.arguments.front_end == "regions":
-            raise InvalidRecordError(
-                "pair_of_unknown_picture", f"{path!r}: region features are of first pictures alone"
-            )
-        return self.maker.picture(path)
-
-    def _fit(self, maker: RecordBuilder) -> codebooks.Codebook:
-        a = self.arguments
+    def _codebook(self, sample: Sequence[Product], builder: RecordBuilder) -> codebooks.Codebook:
+        a = self._arguments
         if a.codebook:
-            return shards.open_shards(a.codebook).codebook_of(a.image_size, a.patch_size)
-        lines = [raw for raw, product in self.survey.sample() if product.picture]
-        described = ordered_map(PatchDescriber(maker), lines, a.workers)
-        found = list(tqdm(described, "codebook", len(lines), unit=" pictures"))
+            other = shards.open_shards(a.codebook)
+            sizes = other.info.image_size, other.info.patch_size
+            if sizes != (a.image_size, a.patch_size):
+                which = "--image_size and --patch_size"
+                raise UserError(f"--codebook: {which} of {other.folder} are {sizes}")
+            return other.codebook
+        pictured = [product for product in sample if product.sources["image"]]
+        described = ordered_map(builder.descriptors, pictured, a.workers)
+        found = list(tqdm(described, "codebook", len(pictured), unit=" pictures"))
         descriptors = np.concatenate(found) if found else np.zeros((0, 0), np.float32)
         return codebooks.fit(descriptors, a.codebook_size, a.patch_size)
 
 
-class LocalBuild(Build):
-    """On this machine."""
-
-    def __init__(self, arguments: BuildArguments, scratch: pathlib.Path):
-        """`scratch` is a folder for the records until they are in order."""
-        self._scratch = scratch
-        super().__init__(arguments)
-        self._tally = self.new_tally()
-
-    def tally(self) -> DatasetStatistics:
-        """Of all records, once `files` was called."""
-        return self._tally
-
-    def files(self) -> Mapping[str, Sequence[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
-        """By split, for each of its files what gives the (id, record) pairs of it, in turn."""
-        a = self.arguments
-        shufflers = {split: Shuffler(self._scratch / split, split) for split in self.splits}
-        rejected = {(r.file, r.line) for r in self.survey.rejects}
-        lines = (raw for raw in self.catalogue.lines() if (raw.file, raw.line) not in rejected)
-        made = ordered_map(self.maker, lines, a.workers)
-        for outcome in tqdm(made, "making", self.survey.usable, unit=" records"):
-            self._tally.add(outcome)
-            if not isinstance(outcome, RejectedLine):
-                key = outcome.record["id"].encode()
-                shufflers[outcome.split].add(key, pickle.dumps(outcome.record))
-        self.check_splits()
-        return {split: _cut(shuffler, a.shards) for split, shuffler in shufflers.items()}
-
-    def _survey(self) -> CatalogScan:
-        survey = CatalogScan(self.arguments.splitting)
-        ids: set[bytes] = set()
-        for raw in tqdm(self.catalogue.lines(), "reading", unit=" records"):
-            try:
-                product = self.catalogue.parse(raw)
-                if (key := hash_of(product.id)) in ids:
-                    raise repeated(product.id)
-                ids.add(key)
-            except InvalidRecordError as rejected:
-                survey.add(RejectedLine(raw.file, raw.line, rejected.reason, rejected.detail))
-            else:
-                survey.add(ParsedLine(raw, product))
-        return survey
-
-
 def build(arguments: BuildArguments) -> shards.ShardSet:
     """Builds a data set and opens it; raises UserError where the input can't become one."""
+    kind, config, options = shards.K3mProducts, tfds.download.DownloadConfig, {}
     if arguments.beam_options:
-        return _beam_building().build(arguments)
-    with tempfile.TemporaryDirectory() as scratch:
-        job = LocalBuild(arguments, pathlib.Path(scratch))
-        builder = shards.K3mProducts(config=arguments.front_end, data_dir=arguments.output, job=job)
-        prepare(builder, arguments, download_dir=scratch)
+        try:
+            from k3m_jax.data.build import beam  # an extra, and seconds to import
+        except ModuleNotFoundError as error:
+            if error.name != "apache_beam":
+                raise
+            needed = "Apache Beam is not installed: pip install -r requirements-beam.txt"
+            raise UserError(f"--beam_options: {needed}") from error
+        options["beam_options"] = beam.pipeline_options(arguments.beam_options)
+        options["num_shards"] = arguments.shards
+        kind, config = beam.BeamProducts, beam.DownloadConfig
+        scratch = epath.Path(arguments.output) / f"scratch-{uuid.uuid4().hex[:12]}"
+        scratch.mkdir(parents=True)
+    else:
+        scratch = epath.Path(tempfile.mkdtemp())
+    if arguments.overwrite:
+        options["download_mode"] = tfds.GenerateMode.REUSE_CACHE_IF_EXISTS
+    try:
+        job = Build(arguments, scratch)
+        builder = kind(config=arguments.front_end, data_dir=arguments.output, job=job)
+        tfds.disable_progress_bar()  # ours knows how many records there are
+        config = config(try_download_gcs=False, **options)
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS reports a download
+            builder.download_and_prepare(download_dir=scratch, download_config=config)
+    except Exception:
+        # TFDS refuses a split without records within the pipeline, and so knows no reasons.
+        if (scratch / "sums").exists():
+            job.check_splits()
+        raise
+    finally:
+        scratch.rmtree()
     return shards.open_shards(arguments.folder)
 
 
-def report(made: shards.ShardSet, seconds: float) -> str:
+def report(built: shards.ShardSet, seconds: float) -> str:
     """What was built, what was set aside, and what to run next."""
-    info, items = made.info, sum(made.info.products.values())
-    size = sum(path.stat().length for path in made.folder.glob("*.array_record*"))
-    options = f"--config=configs/k3m_base.py --config.data.sources={made.folder} " + " ".join(
+    info, items = built.info, sum(built.info.products.values())
+    size = sum(path.stat().length for path in built.folder.glob("*.array_record*"))
+    options = f"--config=configs/k3m_base.py --config.data.sources={built.folder} " + " ".join(
         f"--config.image.{key}={getattr(info, key)}"
         for key in ("front_end", "regions", "patch_size" if info.patch_size else "feature_dim")
     )
     return f"""\
 {items} items {json.dumps(info.products)}, {size / items / 1e3:.1f} kB each, in {seconds:.0f} s
   missing    {json.dumps(info.missing)}
-  repaired     {json.dumps(info.repaired)}
+  repaired   {json.dumps(info.repaired)}
   pairs      {json.dumps(info.pairs)}
-  set aside  {json.dumps(info.rejects)}: {made.folder / shards.REJECTS}
+  set aside  {json.dumps(info.rejects)}: {built.folder / shards.REJECTS}
 next: python -m launch.show_batch {options}
       python -m launch.pretrain --workdir=runs/first {options}"""
 
 
-def prepare(
-    builder: tfds.core.DatasetBuilder,
-    arguments: BuildArguments,
-    download_dir: epath.PathLike,
-    kind: type[tfds.download.DownloadConfig] = tfds.download.DownloadConfig,
-    **options: Any,
-) -> None:
-    """Has a TFDS builder write its data set; `options` are those of its DownloadConfig."""
-    if arguments.overwrite:
-        options["download_mode"] = tfds.GenerateMode.REUSE_CACHE_IF_EXISTS
-    tfds.disable_progress_bar()  # the job shows its own, which knows how many records there are
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS tells of a download there is none of,
-        builder.download_and_prepare(
-            download_dir=download_dir,  # and makes a folder for it
-            download_config=kind(try_download_gcs=False, **options),
-        )
-
-
-def repeated(item: str) -> InvalidRecordError:
-    """Of several lines with one id, what is wrong with all but the first."""
-    return InvalidRecordError("repeated_id", f"an earlier record has id {item!r}")
-
-
-def _beam_building():
-    try:
-        from k3m_jax.data.build import beam  # an extra, and seconds to import
-    except ModuleNotFoundError as error:
-        if error.name != "apache_beam":
-            raise
-        raise UserError(
-            "--beam_options: Apache Beam is not installed: pip install -r requirements-beam.txt"
-        ) from error
-    return beam
-
-
-def _cut(shuffler: Shuffler, wanted: int) -> list[Callable[[], Iterator]]:
-    count = shards.files_of(shuffler.items, shuffler.bytes, wanted)
-    records = map(pickle.loads, iter(shuffler))
-    pairs = ((record["id"], record) for record in records)
-    ends = [shuffler.items * i // count for i in range(count + 1)]
-    return [functools.partial(itertools.islice, pairs, b - a) for a, b in itertools.pairwise(ends)]
+def _examples(records: Iterator[tuple[bytes]], count: int) -> Examples:
+    for (data,) in itertools.islice(records, count):
+        record = pickle.loads(data)
+        yield record.id, shards.to_example(record)
 
 
 def _reasons(rejects: Sequence[RejectedLine]) -> str:
+    if not rejects:
+        return ""
     counts = collections.Counter(r.reason for r in rejects).most_common()
-    first = min(rejects, key=lambda r: (r.file, r.line))
-    return (
-        ", ".join(f"{n} {reason}" for reason, n in counts)
-        + f"; the first in {first.file} line {first.line}: {first.detail}"
-    )
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("k3m_jax")
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout
-        return "not installed"
+    listed, first = ", ".join(f"{n} {reason}" for reason, n in counts), min(rejects)
+    return f": {listed}; the first in {first.file} line {first.line}: {first.detail}"

@@ -1,18 +1,25 @@
-"""The whole way from a raw line of a catalogue to a stored record.
+"""From a raw line of a catalog to a stored record, and what all records together are like.
 
-Nothing here holds state, so that any runner can map it: worker processes and Apache Beam do.
+Worker processes and Apache Beam map the one and sum up the other.
 """
 
+import collections
 import dataclasses
-from typing import Any
+import functools
+import hashlib
+import json
+from typing import Any, Self
 
 import numpy as np
 
 from k3m_jax.data.catalog.readers import CatalogReader, RawLine
-from k3m_jax.data.catalog.region_features import RegionFeatures, RegionSizes
-from k3m_jax.data.records import InvalidRecordError, Product, RejectedLine, Splitting
+from k3m_jax.data.catalog.region_features import RegionReader
+from k3m_jax.data.input.tokenizer import count_words
+from k3m_jax.data.records import InvalidRecordError, Product, Record, RejectedLine, Splitting
 from k3m_jax.data.store import codebook as codebooks
-from k3m_jax.modalities import pixels
+from k3m_jax.data.store.pairs import PairedItem
+from k3m_jax.modalities import REGISTRY, pixels
+from k3m_jax.modalities.picture import Layout, Picture
 
 MAX_REGIONS = 36  # of a picture, the most confident ones
 
@@ -22,100 +29,146 @@ class BuiltRecord:
     """A usable record, and what was repaired on the way."""
 
     split: str
-    record: dict[str, Any]
-    notes: tuple[str, ...]
-    picture: str = ""  # path of the one that is stored, relative to the catalogue's folder
-
-
-def stored_record(product: Product, picture: bytes, **seen: np.ndarray) -> dict[str, Any]:
-    """A record as it is stored: `shards.ProductSource` tells its keys.
-
-    Args:
-      product: what the catalogue says.
-      picture: as `pictures.shrink` makes it, b"" where there is none.
-      **seen: the arrays of its patches or regions.
-    """
-    return {
-        "id": product.id,
-        "product": product.product,
-        "title": product.title,
-        "category": product.category,
-        "source": product.source,
-        "properties": [p for p, _ in product.triples],
-        "values": [v for _, v in product.triples],
-        "picture": picture,
-        **seen,
-    }
+    record: Record
+    repairs: tuple[str, ...]
+    picture: str = ""  # path of the one that is stored, relative to the catalog's folder
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordBuilder:
-    """From a raw line of a catalogue to a stored record; a pure function that pickles."""
+    """From a line to a stored record; pure, pickles. It is the `tools` of `Modality.store`."""
 
-    catalogue: CatalogReader
+    catalog: CatalogReader
     image_size: int
     patch_size: int
-    codebook: codebooks.Codebook | None  # None with regions, or where nobody asks for classes
-    region_features: RegionFeatures | None = None  # None with patches
-    region_sizes: RegionSizes | None = None
+    codebook: codebooks.Codebook | None = None  # None with regions, or where classes aren't needed
+    regions: RegionReader | None = None  # None with patches
     splitting: Splitting = dataclasses.field(default_factory=Splitting)
 
+    @property
+    def layout(self) -> Layout:
+        """How the pictures are stored."""
+        if self.regions:
+            return Layout("regions", self.regions.sizes.feature_dim, self.regions.sizes.top_classes)
+        return Layout("patches", self.patch_size**2 * 3, 1)
+
     def __call__(self, raw: RawLine) -> BuiltRecord | RejectedLine:
-        """The record of a line, with the keys of `shards.ProductSource`, or why there is none."""
+        """The record of a line, or why there is none."""
+        product = self.catalog.read(raw)
+        if isinstance(product, RejectedLine):
+            return product
         try:
-            return self._make(raw)
-        except InvalidRecordError as rejected:
-            return RejectedLine(raw.file, raw.line, rejected.reason, rejected.detail)
-
-    def _make(self, raw: RawLine) -> BuiltRecord:
-        product = self.catalogue.parse(raw)
-        picture = self.picture(product.picture)
-        lost = product.picture and not picture
-        notes = product.notes + (("picture_not_found",) if lost else ())
-        record = stored_record(product, picture, **self._seen(product, picture))
-        return BuiltRecord(self.splitting(product), record, notes, product.picture)
-
-    def picture(self, path: str) -> bytes:
-        """A picture of the catalogue as it is stored, b"" where there is none."""
-        data = self.catalogue.read_picture(path)
-        square = self.region_features is None
-        return pixels.shrink(data, self.image_size, square=square) if data else b""
-
-    def patches(self, picture: bytes) -> np.ndarray:
-        """Patches of a stored picture, [N, P²·3]; N = 0 where there is none."""
-        if not picture:
-            return np.zeros((0, self.patch_size**2 * 3), np.uint8)
-        return pixels.patchify(pixels.decode(picture), self.patch_size)
-
-    def _seen(self, product: Product, picture: bytes) -> dict[str, np.ndarray]:
-        if self.codebook is not None:
-            return {"class_ids": self.codebook.assign(self.patches(picture))}
-        return self._regions(product.id) if self.region_features is not None else {}
-
-    def _regions(self, item: str) -> dict[str, np.ndarray]:
-        seen = self.region_features.read(item, MAX_REGIONS, self.region_sizes)
-        if seen is None:
-            F, c = self.region_sizes.feature_dim, self.region_sizes.top_classes
-            return {
-                "boxes": np.zeros((0, 4), np.float32),
-                "features": np.zeros((0, F), np.float16),
-                "class_ids": np.zeros((0, c), np.int32),
-                "class_probs": np.zeros((0, c), np.float16),
+            contents = {
+                name: modality.store(product.sources[name], product.id, self)
+                for name, modality in REGISTRY.items()
             }
-        return dataclasses.asdict(seen)
+        except InvalidRecordError as error:
+            return RejectedLine(raw.file, raw.line, *error.args)
+        record = Record(product.id, product.product, product.category, product.source, contents)
+        path = product.sources["image"]
+        lost = ("picture_not_found",) if path and not record.picture else ()
+        return BuiltRecord(self.splitting(product), record, product.repairs + lost, path)
 
+    def picture(self, path: str, item: str) -> Picture:
+        """A picture of the catalog, with the classes of its patches or with its regions.
 
-@dataclasses.dataclass(frozen=True)
-class PatchDescriber:
-    """Descriptors of the patches of a line's picture, to fit a codebook to."""
+        Raises InvalidRecordError: outside_folder, bad_picture, too_large_picture, bad_regions.
+        """
+        jpeg = self.jpeg(path)
+        if self.regions:
+            return dataclasses.replace(self.regions.read(item, MAX_REGIONS), jpeg=jpeg)
+        return Picture(jpeg, self.codebook and self.codebook.assign(self._patches(jpeg)))
 
-    maker: RecordBuilder
+    def view(self, path: str) -> bytes:
+        """A further picture of an item; b"" where it or its regions are not there."""
+        return b"" if self.regions else self.jpeg(path)
 
-    def __call__(self, raw: RawLine) -> np.ndarray:
-        """[N, Z]; N = 0 where there is no usable picture."""
-        maker = self.maker
+    def jpeg(self, path: str) -> bytes:
+        """A picture of the catalog as a small JPEG; b"" where there is none."""
+        data = self.catalog.read_picture(path)
+        return pixels.shrink(data, self.image_size, square=not self.regions) if data else b""
+
+    def descriptors(self, product: Product) -> np.ndarray:
+        """What a codebook is fitted to: [N, Z] of the picture's patches, N = 0 without one."""
         try:
-            picture = maker.picture(maker.catalogue.parse(raw).picture)
+            jpeg = self.jpeg(product.sources["image"])
         except InvalidRecordError:
-            picture = b""
-        return codebooks.describe(maker.patches(picture), maker.patch_size)
+            jpeg = b""
+        return codebooks.describe(self._patches(jpeg), self.patch_size)
+
+    def _patches(self, jpeg: bytes) -> np.ndarray:
+        """[N, P²·3]; N = 0 where there is no picture."""
+        if not jpeg:
+            return np.zeros((0, self.patch_size**2 * 3), np.uint8)
+        return pixels.patchify(pixels.decode(jpeg), self.patch_size)
+
+
+class DatasetStatistics:
+    """Sums up outcomes in any order, and parts of a catalog in any order."""
+
+    def __init__(self, in_pairs: frozenset[str] = frozenset()):
+        """`in_pairs` are the ids that labelled pairs name."""
+        self._in_pairs = in_pairs
+        self.products = collections.Counter()  # by split
+        self.repaired = collections.Counter()  # by kind
+        self.missing = collections.Counter(dict.fromkeys(REGISTRY, 0))  # items, by modality
+        self.words = collections.Counter()  # of the texts of train
+        self.values = collections.defaultdict(collections.Counter)  # of train, by property
+        self.sizes = collections.Counter()  # the largest of each of the modalities' sizes
+        self.rejects: list[RejectedLine] = []
+        self.fingerprint = 0  # of all records and their splits
+        self.paired: dict[str, PairedItem] = {}  # those of `in_pairs` that are stored, by id
+
+    def add(self, outcome: BuiltRecord | RejectedLine) -> None:
+        """Counts what became of one line."""
+        if isinstance(outcome, RejectedLine):
+            self.rejects.append(outcome)
+            return
+        record, train = outcome.record, outcome.split == "train"
+        self.products[outcome.split] += 1
+        self.repaired.update(outcome.repairs)
+        for name, modality in REGISTRY.items():
+            content = record.contents[name]
+            self.missing[name] += not modality.is_present(content)
+            self.sizes |= collections.Counter(modality.sizes(content))
+            if train:
+                self.words.update(w for text in modality.texts(content) for w in _words(text))
+        for property_, value in record.triples:
+            self.values[property_][value] += train
+        if record.id in self._in_pairs:
+            identity = record.product, record.category, record.source
+            self.paired[record.id] = PairedItem(outcome.split, outcome.picture, *identity)
+        self.fingerprint = (self.fingerprint + _digest(outcome.split, record)) % 2**256
+
+    def merge(self, other: Self) -> None:
+        """Adds what became of another part of the catalog."""
+        for name in ("products", "missing", "repaired", "words"):
+            getattr(self, name).update(getattr(other, name))
+        for name, counts in other.values.items():
+            self.values[name].update(counts)  # adds, and keeps what counts 0
+        self.sizes |= other.sizes
+        self.rejects += other.rejects
+        self.paired |= other.paired
+        self.fingerprint = (self.fingerprint + other.fingerprint) % 2**256
+
+
+@functools.lru_cache(1 << 16)  # properties and values repeat
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(count_words([text]).elements())
+
+
+def _digest(split: str, record: Record) -> int:
+    """A hash of one record's content; their sum is a hash of the set.
+
+    Modalities that the item lacks have no part in it, so that another optional one changes nothing.
+    """
+    fields: dict[str, Any] = {k: v for k, v in vars(record).items() if k != "contents"}
+    for name, modality in REGISTRY.items():
+        if modality.is_present(content := record.contents[name]):
+            fields |= modality.to_features(content)
+    digest = hashlib.sha256(split.encode())
+    for key, value in sorted(fields.items()):
+        data = value.tobytes() if isinstance(value, np.ndarray) else value
+        data = data if isinstance(data, bytes) else json.dumps(data).encode()
+        digest.update(f"\0{key}\0{len(data)}\0".encode() + data)
+    return int.from_bytes(digest.digest(), "big")

@@ -1,110 +1,95 @@
-"""Catalogues in: folders of products as others wrote them, line by line.
+"""Catalog readers: folders of products as others wrote them, line by line.
 
-`lines()` is cheap and lazy; `parse(line)` makes the product of one line and depends on nothing but
-the line, so that any number of workers can share the work.
+`lines()` is cheap and lazy; workers share `read(line)`, which depends on the line alone.
 """
 
 import abc
-import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from etils import epath
 
-from k3m_jax.data.records import InvalidRecordError, Product, make_product
+from k3m_jax.data.records import InvalidRecordError, Product, RejectedLine
 from k3m_jax.data.store import remote
+from k3m_jax.modalities import REGISTRY
 from k3m_jax.modalities.pixels import MAX_BYTES
 from k3m_jax.settings import UserError
 
 
-@dataclasses.dataclass(frozen=True)
-class RawLine:
-    """One line of a catalogue, as it lies in the file, and where that is."""
+class RawLine(NamedTuple):
+    """One line of a catalog as it is in the file, and where that is."""
 
     file: str
     line: int  # from 1
     data: bytes
+    offset: int = 0  # in bytes
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """The lines of a file that begin in the bytes [start, end)."""
-
-    file: epath.Path
-    start: int
-    end: int
-
-    def lines(self) -> Iterator[bytes]:
-        """The lines as they are. They end at line feeds alone: titles hold the others."""
-        with self.file.open("rb") as file:
-            position = self.start
-            if position:  # what began before is the block's before
-                file.seek(position - 1)
-                position += len(file.readline()) - 1
-            while position < self.end and (line := file.readline()):
-                position += len(line)
-                yield line
-
-
-@dataclasses.dataclass(frozen=True)
 class CatalogReader(abc.ABC):
-    """A folder of products."""
+    """A folder of products; pickles, and takes registered modalities into new processes."""
 
-    folder: str
+    def __init__(self, folder: epath.PathLike):
+        self.folder = epath.Path(folder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "modalities": dict(REGISTRY)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        REGISTRY.update(state["modalities"])
+        self.folder = state["folder"]
 
     @abc.abstractmethod
     def files(self) -> list[epath.Path]:
-        """The files whose lines are records, in a fixed order."""
+        """The files whose lines are products, in a fixed order; UserError where there is none."""
 
     @abc.abstractmethod
-    def parse(self, raw: RawLine) -> Product:
-        """The product of a line; raises RejectedRecord."""
+    def fields(self, text: str, file: str) -> Mapping[str, Any]:
+        """What a line of a file says, for `Product.parse`; raises InvalidRecordError."""
+
+    def read(self, raw: RawLine) -> Product | RejectedLine:
+        """The product of a line, or why there is none."""
+        try:
+            return Product.parse(self.fields(raw.data.decode(), raw.file))
+        except UnicodeDecodeError as error:
+            return RejectedLine(raw.file, raw.line, "not_utf8", str(error))
+        except InvalidRecordError as error:
+            return RejectedLine(raw.file, raw.line, *error.args)
 
     def lines(self) -> Iterator[RawLine]:
         """Every line that isn't blank, in order."""
-        for block in self.blocks():
-            yield from self.lines_of(block, 1)
-
-    def lines_of(self, block: Block, first: int) -> Iterator[RawLine]:
-        """Those of a block whose first line has the number `first` in its file."""
-        for number, data in enumerate(block.lines(), first):
-            if number == 1:
-                data = data.removeprefix(b"\xef\xbb\xbf")
-            if data.strip():
-                yield RawLine(block.file.name, number, data)
-
-    def blocks(self, size: int | None = None) -> list[Block]:
-        """All that there is to read in order, in blocks of `size` bytes; None: a block a file."""
-        blocks = []
         for file in self.files():
-            length = file.stat().length
-            step = size or max(length, 1)
-            blocks += [
-                Block(file, start, min(start + step, length)) for start in range(0, length, step)
-            ]
-        return blocks
+            yield from self.lines_from(file)
+
+    def lines_from(self, file: epath.Path, line: int = 1, offset: int = 0) -> Iterator[RawLine]:
+        """The lines of a file from one on, which begins at a byte; titles hold other separators."""
+        with file.open("rb") as opened:
+            opened.seek(offset)
+            for number, data in enumerate(opened, line):
+                start, offset = offset, offset + len(data)
+                if number == 1:
+                    data = data.removeprefix(b"\xef\xbb\xbf")
+                if data.strip():
+                    yield RawLine(file.name, number, data, start)
 
     def read_picture(self, relative: str) -> bytes:
         """The bytes of a picture file; b"" where the path is "" or the file is not there.
 
-        Raises:
-          RejectedRecord: outside_folder, bad_picture, too_large_picture.
+        Raises InvalidRecordError: outside_folder, bad_picture, too_large_picture.
         """
         if not relative:
             return b""
-        path = inside(epath.Path(self.folder), relative)
+        path = inside(self.folder, relative)
         try:
             if not path.exists():
                 return b""
-            # Reading one would wait for ever.
+            # Reading a pipe would wait for ever.
             if not remote.is_remote(path) and pathlib.Path(path).is_fifo():
                 raise InvalidRecordError("bad_picture", f"{relative!r} is not a file")
-            if (length := path.stat().length) > MAX_BYTES:
-                raise InvalidRecordError(
-                    "too_large_picture", f"{length} bytes; at most {MAX_BYTES}"
-                )
+            if (size := path.stat().length) > MAX_BYTES:
+                raise InvalidRecordError("too_large_picture", f"{size} bytes, not {MAX_BYTES}")
             return path.read_bytes()
         except (OSError, ValueError) as error:
             raise InvalidRecordError("bad_picture", f"{relative!r}: {error}") from error
@@ -114,89 +99,42 @@ class JsonlReader(CatalogReader):
     """`products.jsonl`, one JSON object a line, and the pictures it names by relative path."""
 
     def files(self) -> list[epath.Path]:
-        """The one file that holds the records."""
-        path = epath.Path(self.folder) / "products.jsonl"
+        """The one file."""
+        path = self.folder / "products.jsonl"
         if not path.exists():
             raise UserError(f"--input: there is no products.jsonl in {self.folder}")
         return [path]
 
-    def parse(self, raw: RawLine) -> Product:
-        """The product of a line; keys that it doesn't know are left alone."""
+    def fields(self, text: str, file: str) -> Mapping[str, Any]:
+        """The object; keys that no modality knows are ignored."""
         try:
-            record = json.loads(_decoded(raw))
+            fields = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise InvalidRecordError("not_json", str(error)) from error
-        if not isinstance(record, dict):
-            raise InvalidRecordError(
-                "wrong_type", f"the line is {type(record).__name__}, not an object"
-            )
-        images = record.get("images") or []
-        if not isinstance(images, list):
-            raise InvalidRecordError("wrong_type", f"images is {type(images).__name__}, not a list")
-        keys = ("id", "title", "triples", "product", "category", "split", "source")
-        return make_product(
-            # Further views are for tasks that compare views: a product is shown by its first.
-            picture=images[0] if images else None,
-            **{key: record.get(key) for key in keys},
-        )
+        if not isinstance(fields, dict):
+            raise InvalidRecordError("wrong_type", f"{type(fields).__name__}, not an object")
+        return fields
 
 
-class ReleaseReader(CatalogReader):
-    """The public K3M release's TSV, one file per split, of products without picture files."""
-
-    def files(self) -> list[epath.Path]:
-        """One file per split, named after it."""
-        files = sorted(epath.Path(self.folder).glob("*.tsv"))
-        if not files:
-            raise UserError(f"--input: there is no .tsv file, such as train.tsv, in {self.folder}")
-        return files
-
-    def parse(self, raw: RawLine) -> Product:
-        """The product of a line; the file names its split, and the picture's address isn't read."""
-        columns = _decoded(raw).rstrip("\r\n").split("\t")
-        if len(columns) != 5:
-            raise InvalidRecordError(
-                "wrong_columns", f"{len(columns)} columns, not id, title, image, triples, category"
-            )
-        id_, title, _, triples, category = columns
-        pairs = [pair.split("#:#", 1) for pair in triples.split("#;#")] if triples.strip() else []
-        for i, pair in enumerate(pairs):
-            if len(pair) != 2:
-                raise InvalidRecordError(
-                    "bad_triple", f"triples[{i}] has no '#:#': {pair[0]!r:.60}"
-                )
-        return make_product(
-            id=id_.strip(),
-            title=title,
-            triples=pairs,
-            category=category,
-            split=raw.file.removesuffix(".tsv"),
-            source="release",
-        )
-
-
-FORMATS = {"jsonl": JsonlReader, "release": ReleaseReader}
+FORMATS: dict[str, type[CatalogReader]] = {"jsonl": JsonlReader}
 
 
 def open_catalog(format_name: str, folder: epath.PathLike) -> CatalogReader:
-    """The catalogue in `folder`; raises UserError where it isn't one."""
+    """The catalog in `folder`; raises UserError where it isn't one."""
     if format_name not in FORMATS:
         raise UserError(f"--format: {format_name!r} is not one of {', '.join(FORMATS)}")
     if not epath.Path(folder).is_dir():
         raise UserError(f"--input: {folder} is not a folder")
-    catalogue = FORMATS[format_name](str(folder))
-    catalogue.files()
-    return catalogue
+    catalog = FORMATS[format_name](folder)
+    catalog.files()
+    return catalog
 
 
 def inside(folder: epath.Path, relative: str) -> epath.Path:
     """`folder / relative`, which must stay in the folder, links followed.
 
-    A directory that is linked right into the folder is part of it: pictures often lie on another
-    disk, and a link there is its owner's doing.
-
-    Raises:
-      RejectedRecord: outside_folder.
+    A directory that is linked directly into the folder is part of it: pictures often lie on another
+    disk. Raises InvalidRecordError: outside_folder.
     """
     parts = relative.replace("\\", "/").split("/")
     if "\0" in relative or ".." in parts or "://" in relative or not parts[0]:
@@ -209,10 +147,3 @@ def inside(folder: epath.Path, relative: str) -> epath.Path:
         if all(os.path.commonpath([root, real]) != root for root in roots):
             raise InvalidRecordError("outside_folder", f"{relative!r} leads out of the folder")
     return folder / relative
-
-
-def _decoded(raw: RawLine) -> str:
-    try:
-        return raw.data.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidRecordError("not_utf8", str(error)) from error

@@ -1,279 +1,228 @@
 """Region features that a detector computed elsewhere, found by the id of the item.
 
 Three layouts are read (docs/data.md): the TSV of bottom-up-attention tools, one .npz of all
-pictures, a folder with one .npz per picture. They stay where they are: of a TSV only a hash and an
-offset per row are held, so that a worker reads just the rows of its own items.
+pictures, a folder with one .npz per picture. Only a hash and an offset per row of a TSV are held in
+memory. The raw arrays of a picture are image_w, image_h, boxes [n, 4] in pixels, features [n, F],
+and either cls_prob [n, C], objects [n] or neither.
 """
 
-import abc
 import base64
-import binascii
-import dataclasses
+import contextlib
+import functools
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
-from numpy.lib.npyio import NpzFile as NpzArchive  # np.load would take other files for one
+from numpy.lib.npyio import NpzFile  # np.load would take other files for one
 
 from k3m_jax.data.catalog.readers import inside
-from k3m_jax.data.records import DetectorOutput, InvalidRecordError
+from k3m_jax.data.records import InvalidRecordError
+from k3m_jax.modalities.picture import Picture
 from k3m_jax.settings import UserError
 
 COLUMNS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features", "cls_prob")
-NPZ_ARRAYS = ("image_w", "image_h", "boxes", "features", "cls_prob", "objects")
-BROKEN_NPZ = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+REQUIRED = ("image_w", "image_h", "boxes", "features")
+ARRAYS = (*REQUIRED, "cls_prob", "objects")
+BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+Raw = Mapping[str, np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class RegionSizes:
+class RegionSizes(NamedTuple):
     """What all pictures of one data set must agree in."""
 
     feature_dim: int  # F
-    classes: int  # C; 0 where only `objects`, or nothing, tells classes
+    classes: int  # C; 0 where only `objects`, or nothing, gives classes
     top_classes: int  # c: classes kept per region
 
-    @classmethod
-    def of(cls, raw: dict[str, np.ndarray], top_classes: int) -> "RegionSizes":
-        """The sizes of one picture's arrays; at most `top_classes` are kept."""
-        classes = raw["cls_prob"].shape[-1] if "cls_prob" in raw else 0
-        kept = min(top_classes, classes) if classes else int("objects" in raw)
-        return cls(raw["features"].shape[-1], classes, kept)
 
+class RegionReader:
+    """The regions of pictures in a .tsv, a .npz or a folder of .npz; pickles.
 
-class RegionFeatures(abc.ABC):
-    """A file or folder of region features."""
-
-    def __init__(self, path: epath.PathLike):
-        self.path = epath.Path(path)
-
-    @abc.abstractmethod
-    def raw(self, item: str) -> dict[str, np.ndarray] | None:
-        """The arrays of an item's picture as they lie in the file; None where it has none.
-
-        Keys: image_w, image_h, boxes [n, 4] in pixels, features [n, F], and either cls_prob [n, C],
-        objects [n] or neither. Raises RejectedRecord(bad_regions).
-        """
-
-    def read(self, item: str, limit: int, sizes: RegionSizes) -> DetectorOutput | None:
-        """The regions of an item's picture, at most `limit`; None where the file has none of it.
-
-        Raises:
-          RejectedRecord: bad_regions, also where it disagrees with `sizes`.
-        """
-        raw = self.raw(item)
-        if raw is None or len(raw["boxes"]) == 0:
-            return None
-        if (found := RegionSizes.of(raw, sizes.top_classes)) != sizes:
-            raise _bad(f"{found}, but the first picture had {sizes}")
-        return make_regions(raw, limit, sizes.top_classes)
-
-    def sizes(self, item: str, top_classes: int) -> RegionSizes | None:
-        """The sizes of an item's picture; None where it has none that can be used."""
-        try:
-            raw = self.raw(item)
-            if raw is None or len(raw["boxes"]) == 0:
-                return None
-            make_regions(raw, 1, 1)
-        except InvalidRecordError:
-            return None
-        return RegionSizes.of(raw, top_classes)
-
-
-def make_regions(raw: dict[str, np.ndarray], limit: int, top_classes: int) -> DetectorOutput:
-    """Checks, picks the most confident regions and their most probable classes, and shrinks.
-
-    Without `cls_prob` nothing tells confidence, and the first `limit` regions are kept.
-
-    Raises:
-      RejectedRecord: bad_regions.
+    `sizes` are those of the first usable picture; all others must agree with it.
     """
-    boxes, features = raw["boxes"], raw["features"]
-    n = len(boxes)
-    if boxes.shape != (n, 4) or features.ndim != 2 or len(features) != n:
-        raise _bad(f"boxes {boxes.shape} and features {features.shape} don't belong together")
-    width, height = (float(raw[key].item()) for key in ("image_w", "image_h"))
-    if not (np.isfinite([width, height]).all() and width > 0 and height > 0):
-        raise _bad(f"a picture of {width:g} x {height:g} pixels")
-    if not np.isfinite(boxes).all():
-        raise _bad("boxes hold NaN or infinity")
+
+    def __init__(self, path: epath.PathLike, items: Iterable[str], top_classes: int):
+        """Finds the sizes in the first of `items` that is usable, with at most c `top_classes`.
+
+        Raises UserError: the path is none of the three, or holds regions of none of the items.
+        """
+        self._find = _open(epath.Path(path))
+        first = None
+        for item in items:
+            first = first or item
+            with contextlib.suppress(InvalidRecordError):
+                raw = self._raw(item)
+                if raw is not None and make_regions(raw, 1, 1):
+                    self.sizes = _sizes(raw, top_classes)
+                    return
+        hint = f"its picture ids must be the products' ids, such as {first!r}"
+        raise UserError(f"--region_features: {path} has usable regions of no product: {hint}")
+
+    def read(self, item: str, limit: int) -> Picture:
+        """The regions of an item's picture, at most `limit`; n = 0 where none were found.
+
+        Raises InvalidRecordError: bad_regions, also where the picture disagrees with `sizes`.
+        """
+        raw, (feature_dim, _, top_classes) = self._raw(item), self.sizes
+        if raw is not None and (picture := make_regions(raw, limit, top_classes)):
+            found = _sizes(raw, top_classes)
+            _require(found == self.sizes, f"{found}, but the first picture had {self.sizes}")
+            return picture
+        boxes, features = np.zeros((0, 4), np.float32), np.zeros((0, feature_dim), np.float16)
+        ids, probs = (np.zeros((0, top_classes), dtype) for dtype in (np.int32, np.float16))
+        return Picture(b"", ids, boxes, features, probs)
+
+    def _raw(self, item: str) -> Raw | None:
+        try:
+            return self._find(item)
+        except BROKEN as error:
+            detail = f"{item}: {type(error).__name__}: {error}"
+            raise InvalidRecordError("bad_regions", detail) from error
+
+
+def make_regions(raw: Raw, limit: int, top_classes: int) -> Picture | None:
+    """A picture of the `limit` most confident regions, without a JPEG; None where there is no box.
+
+    Without `cls_prob` no confidence is known, and the first `limit` regions are kept. Raises
+    InvalidRecordError: bad_regions.
+    """
+    missing = ", ".join(sorted(set(REQUIRED) - raw.keys()))
+    _require(not missing, f"no array {missing}")
+    for name in [name for name in ARRAYS if name in raw]:
+        kind = raw[name].dtype
+        _require(kind.kind in "fiu", f"{name} holds {kind}, not numbers")
+    width, height, boxes, features = (raw[name] for name in REQUIRED)
+    _require(width.size == height.size == 1, "image_w and image_h are one number each")
+    if boxes.ndim and not len(boxes):
+        return None
+    n, shapes = boxes.size // 4, f"boxes {boxes.shape} and features {features.shape}"
+    paired = boxes.shape == (n, 4) and features.ndim == 2 and len(features) == n and features.size
+    _require(paired, f"{shapes} don't belong together")
+    size = np.array([width.item(), height.item()] * 2, np.float64)
+    _require(
+        np.isfinite(size).all() and (size > 0).all(),
+        f"a picture of {size[0]:g} x {size[1]:g} pixels",
+    )
+    _require(np.isfinite(boxes).all(), "boxes hold NaN or infinity")
     # Detectors overshoot the border by a pixel.
-    boxes = np.clip(boxes / np.array([width, height, width, height]), 0, 1).astype(np.float32)
-    if (boxes[:, 2:] < boxes[:, :2]).any():
-        raise _bad("a box ends before it begins")
+    boxes = np.clip(boxes / size, 0, 1).astype(np.float32)
+    _require((boxes[:, 2:] >= boxes[:, :2]).all(), "a box ends before it begins")
     with np.errstate(over="ignore"):
         features = features.astype(np.float16)
-    if not np.isfinite(features).all():
-        raise _bad("features hold NaN, or numbers too large for float16")
+    _require(np.isfinite(features).all(), "features hold NaN, or numbers too large for float16")
+    kept = np.arange(min(n, limit))
     if "cls_prob" in raw:
         probs = raw["cls_prob"]
-        if probs.ndim != 2 or len(probs) != n:
-            raise _bad(f"cls_prob {probs.shape} for {n} boxes")
-        if not np.isfinite(probs).all() or (probs < 0).any() or (probs.max(-1) < 1e-4).any():
-            raise _bad("cls_prob is not a distribution over classes")
+        fits = probs.ndim == 2 and len(probs) == n and probs.size
+        _require(fits, f"cls_prob {probs.shape} for {n} boxes")
+        valid = np.isfinite(probs).all() and (probs >= 0).all() and (probs.max(-1) >= 1e-4).all()
+        _require(valid, "cls_prob is not a distribution over classes")
         kept = np.sort(np.argsort(-probs.max(-1), kind="stable")[:limit])
         class_ids = np.argsort(-probs[kept], kind="stable")[:, :top_classes].astype(np.int32)
         class_probs = np.take_along_axis(probs[kept], class_ids, -1).astype(np.float16)
     else:
-        kept = np.arange(min(n, limit))
         objects = raw.get("objects", np.zeros((n, 0), np.int64))
-        if len(objects) != n or (objects < 0).any():
-            raise _bad(f"objects {objects.shape} for {n} boxes, or a negative class")
+        fits = objects.shape[:1] == (n,) and (objects >= 0).all()
+        _require(fits, f"objects {objects.shape} for {n} boxes, or a negative class")
         class_ids = objects.reshape(n, -1)[kept, :1].astype(np.int32)
         class_probs = np.ones(class_ids.shape, np.float16)
-    return DetectorOutput(boxes[kept], features[kept], class_ids, class_probs)
+    return Picture(b"", class_ids, boxes[kept], features[kept], class_probs)
 
 
-def first_sizes(features: RegionFeatures, items: Iterable[str], top_classes: int) -> RegionSizes:
-    """The sizes of the first of `items` whose picture can be used; all others must agree with it.
-
-    Raises:
-      UserError: there is none.
-    """
-    first, count = None, 0
-    for item in items:
-        if sizes := features.sizes(item, top_classes):
-            return sizes
-        first, count = first or item, count + 1
-    raise UserError(
-        f"--region_features: {features.path} has usable regions for none of {count} products: its "
-        f"picture ids must be the products' ids, such as {first!r}"
-    )
+def _sizes(raw: Raw, top_classes: int) -> RegionSizes:
+    classes = raw["cls_prob"].shape[-1] if "cls_prob" in raw else 0
+    kept = min(top_classes, classes) if classes else int("objects" in raw)
+    return RegionSizes(raw["features"].shape[-1], classes, kept)
 
 
-def open_region_features(path: epath.PathLike) -> RegionFeatures:
-    """Opens a .tsv, a .npz or a folder of .npz; raises UserError where it is none of them."""
-    path = epath.Path(path)
+def _open(path: epath.Path) -> Callable[[str], Raw | None]:
+    """What gives an item's raw arrays, or raises one of BROKEN; None where it has none."""
     if not path.exists():
         raise UserError(f"--region_features: {path} does not exist")
     if path.is_dir():
-        return NpzFolder(path)
+        return functools.partial(_read_own_file, path)
     if path.suffix == ".npz":
-        return NpzFile(path)
+        _archive.cache_clear()  # it may have been written again
+        try:
+            _archive(path)
+        except BROKEN as error:
+            raise UserError(f"--region_features: {path} is no readable .npz: {error}") from error
+        return functools.partial(_read_from_archive, path)
     if path.suffix == ".tsv":
-        return RegionTsv(path)
+        return functools.partial(_read_row, path, *_index(path))
     raise UserError(f"--region_features: {path} is neither a .tsv, a .npz nor a folder of .npz")
 
 
-class RegionTsv(RegionFeatures):
-    """The TSV of bottom-up-attention tools: one picture a line, arrays as base64.
+def _read_own_file(folder: epath.Path, item: str) -> Raw | None:
+    path = inside(folder, f"{item}.npz")
+    if not path.exists():
+        return None
+    with path.open("rb") as file, NpzFile(file) as arrays:
+        return {name: arrays[name] for name in ARRAYS if name in arrays.files}
 
-    A first line whose first cell is `image_id` names the columns; else they are `COLUMNS`, the last
-    of them optional.
+
+@functools.lru_cache(1)  # each process opens its own
+def _archive(path: epath.Path) -> tuple[NpzFile, frozenset[str]]:
+    arrays = NpzFile(path.open("rb"))  # allow_pickle is off
+    return arrays, frozenset(arrays.files)
+
+
+def _read_from_archive(path: epath.Path, item: str) -> Raw | None:
+    """Of one .npz, whose arrays are named `<id>/<array>`."""
+    arrays, names = _archive(path)
+    found = {name: arrays[key] for name in ARRAYS if (key := f"{item}/{name}") in names}
+    return found if "boxes" in found else None
+
+
+def _index(path: epath.Path) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """The columns of a TSV, the sorted hashes of its ids, and the bytes where their rows begin.
+
+    A first line that begins with `image_id` names the columns; else `COLUMNS`, the last optional.
     """
-
-    def __init__(self, path: epath.PathLike):
-        super().__init__(path)
-        self.columns, starts, keys = COLUMNS, [], []
-        with self.path.open("rb") as file:
-            offset = 0
-            for line in file:
-                name = line.split(b"\t", 1)[0].strip()
-                if offset == 0 and name == b"image_id":
-                    self.columns = tuple(line.decode().strip().split("\t"))
-                elif line.strip():
-                    starts.append(offset)
-                    keys.append(_hash(name))
-                offset += len(line)
-        if missing := set(COLUMNS[:6]) - set(self.columns):
-            raise UserError(f"--region_features: {path} has no column {', '.join(sorted(missing))}")
-        # Of rows with the same id the first is read.
-        self._keys, first = np.unique(np.array(keys, np.uint64), return_index=True)
-        self._starts = np.array(starts, np.int64)[first]
-
-    def raw(self, item: str) -> dict[str, np.ndarray] | None:
-        """The arrays of the row whose first cell is the item's id."""
-        key = _hash(item.encode())
-        at = int(np.searchsorted(self._keys, key))
-        if at == len(self._keys) or self._keys[at] != key:
-            return None
-        with self.path.open("rb") as file:
-            file.seek(int(self._starts[at]))
-            cells = file.readline().rstrip(b"\r\n").split(b"\t")
-        if cells[0].strip() != item.encode():
-            return None
-        if not len(COLUMNS) - 1 <= len(cells) <= len(self.columns):
-            raise _bad(f"{len(cells)} columns, not {', '.join(self.columns)}")
-        return _decode_row(dict(zip(self.columns, cells, strict=False)))
+    columns, starts, keys, offset = COLUMNS, [], [], 0
+    with path.open("rb") as file:
+        for line in file:
+            name = line.split(b"\t", 1)[0].strip()
+            if offset == 0 and name == b"image_id":
+                columns = tuple(line.decode().strip().split("\t"))
+            elif line.strip():
+                starts.append(offset)
+                keys.append(_hash(name))
+            offset += len(line)
+    if missing := set(COLUMNS[:6]) - set(columns):
+        raise UserError(f"--region_features: {path} has no column {', '.join(sorted(missing))}")
+    # Of rows with the same id the first is read.
+    sorted_keys, first = np.unique(np.array(keys, np.uint64), return_index=True)
+    return columns, sorted_keys, np.array(starts, np.int64)[first]
 
 
-class NpzFile(RegionFeatures):
-    """One .npz whose arrays are named `<id>/<array>`, the arrays those of `RegionFeatures.raw`."""
-
-    def raw(self, item: str) -> dict[str, np.ndarray] | None:
-        """The arrays whose names begin with the item's id."""
-        if f"{item}/boxes" not in self._names:
-            return None
-        return _read_npz(self._file, f"{item}/")
-
-    def __init__(self, path: epath.PathLike):
-        super().__init__(path)
-        try:
-            self._file = NpzArchive(self.path.open("rb"))
-        except BROKEN_NPZ as error:
-            raise UserError(f"--region_features: {path} is no readable .npz: {error}") from error
-        self._names = frozenset(self._file.files)
-
-    def __reduce__(self) -> tuple:
-        return NpzFile, (self.path,)  # an open file stays in its own process
-
-
-class NpzFolder(RegionFeatures):
-    """A folder of `<id>.npz`, the arrays those of `RegionFeatures.raw`."""
-
-    def raw(self, item: str) -> dict[str, np.ndarray] | None:
-        """The arrays of the item's own file."""
-        path = inside(self.path, f"{item}.npz")
-        if not path.exists():
-            return None
-        try:
-            with path.open("rb") as file, NpzArchive(file) as arrays:
-                return _read_npz(arrays, "")
-        except BROKEN_NPZ as error:
-            raise _bad(f"{item}.npz: {error}") from error
-
-
-def _read_npz(arrays: NpzArchive, prefix: str) -> dict[str, np.ndarray]:
-    names = [n for n in NPZ_ARRAYS if prefix + n in arrays.files]
-    if missing := set(NPZ_ARRAYS[:4]) - set(names):
-        raise _bad(f"no array {', '.join(sorted(missing))}")
-    try:
-        raw = {name: arrays[prefix + name] for name in names}  # allow_pickle is off
-    except BROKEN_NPZ as error:
-        raise _bad(f"{type(error).__name__}: {error}") from error
-    for name, array in raw.items():
-        if array.dtype.kind not in "fiu":
-            raise _bad(f"{name} holds {array.dtype}, not numbers")
-    if any(raw[n].size != 1 for n in NPZ_ARRAYS[:2]):
-        raise _bad("image_w and image_h are one number each")
-    return raw
-
-
-def _decode_row(row: dict[str, bytes]) -> dict[str, np.ndarray]:
-    try:
-        n = int(row["num_boxes"])
-        raw = {key: np.float64(row[key]) for key in ("image_w", "image_h")}
-        data = {
-            key: base64.b64decode(row[key], validate=True)
-            for key in ("boxes", "features", "cls_prob", "objects")
-            if key in row
-        }
-    except (ValueError, binascii.Error) as error:
-        raise _bad(str(error)) from error
-    if n < 0:
-        raise _bad(f"num_boxes is {n}")
-    if n == 0:
-        return {"boxes": np.zeros((0, 4))}
-    for key, value in data.items():
-        unit = 16 * n if key == "boxes" else 4 * n
-        if not value or len(value) % unit or (key == "boxes" and len(value) != unit):
-            raise _bad(f"{key}: {len(value)} bytes are no float32 rows of {n} boxes")
-        if key == "objects":  # written as int64 by most tools, as int32 by some
-            raw[key] = np.frombuffer(value, np.int64 if len(value) == 8 * n else np.int32)
-        else:
-            raw[key] = np.frombuffer(value, np.float32).reshape(n, -1)
+def _read_row(
+    path: epath.Path, columns: tuple[str, ...], keys: np.ndarray, starts: np.ndarray, item: str
+) -> Raw | None:
+    at = int(np.searchsorted(keys, key := _hash(item.encode())))
+    if at == len(keys) or keys[at] != key:
+        return None
+    with path.open("rb") as file:
+        file.seek(int(starts[at]))
+        cells = file.readline().rstrip(b"\r\n").split(b"\t")
+    if cells[0].strip() != item.encode():
+        return None
+    fits = len(COLUMNS) - 1 <= len(cells) <= len(columns)
+    _require(fits, f"{len(cells)} columns, not {', '.join(columns)}")
+    row = dict(zip(columns, cells, strict=False))
+    _require((n := int(row["num_boxes"])) >= 0, f"num_boxes is {n}")
+    raw = {key: np.float64(row[key]) for key in ARRAYS[:2]}
+    for name in ARRAYS[2:]:
+        if name in row:
+            data = base64.b64decode(row[name], validate=True)
+            # Classes are written as int64 by most tools, as int32 by some.
+            objects = np.int64 if len(data) == 8 * n else np.int32
+            array = np.frombuffer(data, objects if name == "objects" else np.float32)
+            raw[name] = array.reshape(n, -1) if n else np.zeros((0, 4))
     return raw
 
 
@@ -281,5 +230,6 @@ def _hash(item: bytes) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(item, digest_size=8).digest(), "big"))
 
 
-def _bad(detail: str) -> InvalidRecordError:
-    return InvalidRecordError("bad_regions", detail)
+def _require(condition: bool, detail: str) -> None:
+    if not condition:
+        raise InvalidRecordError("bad_regions", detail)

@@ -1,12 +1,12 @@
 """From shards to batches, with grain.
 
 The order of items, their masks and their negatives are functions of the seed and of an item's place
-in the run alone. So the n-th batch is the same whether the run was resumed or not, however many
-hosts share it and however many workers prepare it; and the state of the whole pipeline is one
-integer, the next step.
+in the run alone. So the n-th batch is the same after resumption, for any hosts and any workers.
 """
 
 import dataclasses
+import functools
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -14,287 +14,103 @@ import grain
 import numpy as np
 from absl import flags
 
-from k3m_jax.data.corruption import CorruptedSource
-from k3m_jax.data.input.batch import Batch
-from k3m_jax.data.input.collate import collate, link_answers
-from k3m_jax.data.input.examples import ExampleBuilder, PretrainingExample
-from k3m_jax.data.input.sources import classes, has_pictures, validate_sources
+from k3m_jax import tasks
+from k3m_jax.data.corruption import EVALUATION_SEED, Corrupter
+from k3m_jax.data.input.batch import Batch, BatchLayout, ExampleBuilder, PretrainingExample
 from k3m_jax.data.input.tokenizer import Tokenizer
-from k3m_jax.data.store.shards import ShardSet, open_shards
+from k3m_jax.data.records import ItemView, Record
+from k3m_jax.data.store.codebook import Codebook
+from k3m_jax.data.store.shards import BuildInfo, ShardSet, open_shards
 from k3m_jax.data.store.value_vocabulary import ValueVocabulary
 from k3m_jax.data.workers import leave_signals_to_parent
-from k3m_jax.modalities.regions import RegionReader
+from k3m_jax.modalities import pixels
 from k3m_jax.settings import Corruption, Data, Settings, UserError
-from k3m_jax.tasks.examples import with_classes
-from k3m_jax.tasks.training_rows import TaskRows, task_examples
+from k3m_jax.tasks.base import TaskSplit
 
-READY = 2  # batches that stand ready beside those that this process' threads are at
+READY = 2  # batches that are ready besides those that this process' threads work on
 WORKER_ITEMS = 1024  # threads prepare about so many before a new process has begun
-EVALUATION_SEED = 0  # not the run's: runs of other seeds are asked the same questions
+
+Examples = grain.MapDataset[PretrainingExample]
 
 
 class Inputs(NamedTuple):
-    """What batches are made from; the arguments of `train_batches` in their order."""
+    """What batches are made from."""
 
     shard_sets: Sequence[ShardSet]
     tokenizer: Tokenizer
-    table: ValueVocabulary
+    vocabulary: ValueVocabulary
 
     def resolve(self, settings: Settings) -> Settings:
-        """`settings` with the sizes that the data tell; UserError where they contradict."""
+        """`settings` with the sizes that the data have; UserError where they contradict."""
         validate_sources(settings, self.shard_sets)
-        # Without any picture nothing tells classes, but the head of the model wants a size.
-        size = max(1, classes(self.shard_sets))
-        task = with_classes(settings.task, self.shard_sets, settings.data.train_split)
-        settings = dataclasses.replace(settings, task=task)
-        return settings.resolved(vocabulary=self.tokenizer.size, classes=size)
+        # Without any picture no classes are known, but the head of the model needs a size.
+        classes = max(1, count_classes(self.shard_sets))
+        if (task := settings.task).downstream:
+            task = tasks.find(task.name).resolve(task, self.shard_sets, settings.data.train_split)
+            settings = dataclasses.replace(settings, task=task)
+        settings = settings.resolved(vocabulary=self.tokenizer.size, classes=classes)
+        for name, array in BatchLayout.of(settings).arrays.items():
+            if name.endswith("_tokens") and array.shape[-1] > settings.model.positions:
+                texts = f"{array.shape[-1]} {name} of a text (lengths.*)"
+                raise UserError(f"model.positions {settings.model.positions} is less than {texts}")
+        return settings
 
 
 def open_inputs(data: Data) -> Inputs:
-    """Opens what `data` names.
-
-    Raises:
-      UserError: no source is named, one cannot be opened, or there is no tokenizer.
-    """
+    """Opens what `data` names; UserError where a source or the tokenizer is not there."""
     if not data.sources:
-        raise UserError(
-            "data.sources is empty: write shards with python -m launch.build_shards and name them, "
-            "--config.data.sources=\"('FOLDER',)\""
-        )
+        hint = "write shards with python -m launch.build_shards and name them"
+        raise UserError(f"data.sources is empty: {hint}, --config.data.sources=\"('FOLDER',)\"")
     shard_sets = [open_shards(source) for source in data.sources]
     folder = data.tokenizer or shard_sets[0].tokenizer_folder
     if not folder:
-        raise UserError(
-            f"{data.sources[0]} was built without a tokenizer: name a folder in data.tokenizer"
-        )
-    table = ValueVocabulary.merge(shards.values for shards in shard_sets)
-    return Inputs(shard_sets, Tokenizer.load(folder), table)
+        hint = "name a folder in data.tokenizer"
+        raise UserError(f"{data.sources[0]} was built without a tokenizer: {hint}")
+    vocabulary = ValueVocabulary.merge(shards.values for shards in shard_sets)
+    return Inputs(shard_sets, Tokenizer.load(folder), vocabulary)
 
 
-class TrainBatches(Iterator[Batch]):
-    """The batches of a run from one step to its last; `close` it when done."""
-
-    def __init__(self, batches: grain.DatasetIterator, step: int):
-        self._batches, self._step = batches, step
-
-    def __next__(self) -> Batch:
-        batch = next(self._batches)
-        self._step += 1
-        return batch
-
-    @property
-    def state(self) -> dict[str, int]:
-        """All that a checkpoint has to keep: the step whose batch comes next."""
-        return {"next_index": self._step}
-
-    def close(self) -> None:
-        """Stops what prepares batches ahead."""
-        self._batches.close()
-
-
-def train_batches(
-    settings: Settings,
-    shard_sets: Sequence[ShardSet],
-    tokenizer: Tokenizer,
-    table: ValueVocabulary,
-    *,
-    start_step: int = 0,
-    blocks: Sequence[int] = (0,),
-    shards: int = 1,
-) -> TrainBatches:
-    """This host's rows of the batches of steps `start_step` … `settings.training.steps` - 1.
-
-    Args:
-      settings: resolved settings.
-      shard_sets: where products come from, mixed by `settings.data.weights`.
-      tokenizer: of titles and knowledge.
-      table: of all the shard sets.
-      start_step: the first step; what `TrainBatches.state` said of the run that is resumed.
-      blocks: which blocks of rows are this host's, of …
-      shards: … so many contiguous blocks of each batch.
-
-    Raises:
-      UserError: sources that contradict the settings or one another, no training items, or rows
-        that do not divide into groups on each shard.
-    """
-    items = train_items(settings, shard_sets, tokenizer, table)
-    left = range(start_step, settings.training.steps)
-    steps = LocalBatches(
-        items,
-        settings,
-        local_rows(settings, "training.batch", settings.training.batch, blocks, shards),
-        [0] * len(left) if settings.training.one_batch else left,
-    )
-    return TrainBatches(prefetch(steps, settings.data, settings.data.workers), start_step)
-
-
-def eval_batches(
-    settings: Settings,
-    shard_sets: Sequence[ShardSet],
-    tokenizer: Tokenizer,
-    table: ValueVocabulary,
-    *,
-    split: str | None = None,
-    blocks: Sequence[int] = (0,),
-    shards: int = 1,
-) -> Iterator[Batch]:
-    """One pass over held-out items in their stored order, with `collation.link_answers`.
-
-    What is masked and asked of an item depends on its place alone: not on the seed of the run, nor
-    on how items fall into batches. The last batch is filled up with rows of padding.
-
-    Args:
-      settings: resolved settings; `evaluation` says the batch and how many items.
-      shard_sets: where products come from, one after the other.
-      tokenizer: of titles and knowledge.
-      table: of all the shard sets.
-      split: `settings.data.valid_split` if None.
-      blocks: which blocks of rows are this host's, of …
-      shards: … so many contiguous blocks of each batch.
-    """
-    items = eval_items(settings, shard_sets, tokenizer, table, split=split)
-    rows = local_rows(settings, "evaluation.batch", settings.evaluation.batch, blocks, shards)
-    steps = range(-(-len(items) // settings.evaluation.batch))
-    batches = LocalBatches(items, settings, rows, steps, answers=True)
-    worthwhile = len(steps) * len(rows) // WORKER_ITEMS
-    return prefetch(batches, settings.data, min(settings.data.workers, len(steps), worthwhile))
-
-
-def prefetch(
-    batches: grain.MapDataset, data: Data, workers: int = 0
-) -> grain.DatasetIterator[Batch]:
-    """`batches` in their order, made ahead by threads of this process or of `workers`.
-
-    A worker is `data.threads` + 4 batches ahead: those of its threads, one in its queue, one that
-    this process has taken out of it, and one on the way to each of these two.
-    """
-    threads = data.threads
-    if not workers:
-        return iter(batches.to_iter_dataset(grain.ReadOptions(threads, threads + READY)))
-    if not flags.FLAGS.is_parsed():  # a notebook or a test; grain hands absl's flags to workers
-        flags.FLAGS.mark_as_parsed()
-    made = batches.to_iter_dataset(grain.ReadOptions(threads, threads))
-    return iter(made.mp_prefetch(grain.MultiprocessingOptions(workers, 1), _begin_worker))
-
-
-def train_items(
-    settings: Settings,
-    shard_sets: Sequence[ShardSet],
-    tokenizer: Tokenizer,
-    table: ValueVocabulary,
-) -> "grain.MapDataset[PretrainingExample]":
-    """All examples of a run in their order, without end: row r of step s is item s · B + r."""
-    validate_sources(settings, shard_sets)
-    split = settings.data.train_split
+def validate_sources(settings: Settings, shard_sets: Sequence[ShardSet]) -> None:
+    """Raises UserError where a source contradicts the settings or another source."""
+    image, mom = settings.image, settings.objectives.mom
+    sizes = ("feature_dim",) if image.front_end == "regions" else ("patch_size", "regions")
     for shards in shard_sets:
-        if not shards.info.products.get(split):
-            raise UserError(f"data.train_split: {shards.folder} has no items in a split {split!r}")
-    how = (settings, shard_sets, split, settings.data.train_corruption, settings.seed)
-    sources = task_examples(*how, table) if settings.task.downstream else _sources(*how)
-    weights = settings.data.weights or [len(source) for source in sources]
-    mixed = [
-        # Each source has a seed of its own, or sources of one length would share an order.
-        source.shuffle(_seed(settings.seed, i)).repeat()
-        for i, source in enumerate(sources)
-    ]
-    items = grain.MapDataset.mix(mixed, weights) if len(mixed) > 1 else mixed[0]
-    if settings.task.downstream:
-        items = TaskRows(items, settings)
-    prepare = ExampleBuilder(settings, tokenizer, table, training=True)
-    return items.random_map(prepare, seed=_seed(settings.seed, len(sources)))
+        for name in ("front_end", *(sizes if has_pictures(shards.info) else ())):
+            value, stored = getattr(image, name), getattr(shards.info, name)
+            if value != stored:
+                hint = "change the setting, or build the shards again"
+                built = f"{shards.folder} was built with {stored}"
+                raise UserError(f"image.{name} is {value}, but {built}: {hint}")
+    pictured = [shards for shards in shard_sets if has_pictures(shards.info)]
+    if image.front_end == "patches" or not pictured:
+        return
+    # Codebooks may differ (see `view_sources`), detectors may not: nothing maps their classes.
+    # Of a detector that gave one class of a region, the largest seen isn't the number of classes.
+    if len({s.info.classes for s in pictured if s.info.top_classes > 1}) > 1:
+        folders = ", ".join(str(shards.folder) for shards in pictured)
+        raise UserError(f"data.sources have regions of different detectors: {folders}")
+    if not count_classes(shard_sets) and mom.variant == "kl" and mom.weight:
+        lacking = f"the regions of {pictured[0].folder} have no class distribution"
+        raise UserError(f"objectives.mom.variant is 'kl', but {lacking}: 'regression' or 'nce' do")
 
 
-def eval_items(
-    settings: Settings,
-    shard_sets: Sequence[ShardSet],
-    tokenizer: Tokenizer,
-    table: ValueVocabulary,
-    *,
-    split: str | None = None,
-) -> "grain.MapDataset[PretrainingExample]":
-    """The examples of a held-out split, source after source, each in its stored order.
-
-    Of more than `settings.evaluation.products` these are the first of each source: they are stored
-    in the order of a hash, so that its beginning is a fair sample.
-    """
-    validate_sources(settings, shard_sets)
-    split = split or settings.data.valid_split
-    corruption = settings.data.valid_corruption
-    sources = _sources(settings, shard_sets, split, corruption, EVALUATION_SEED)
-    if not sources:
-        names = ", ".join(sorted({name for shards in shard_sets for name in shards.info.products}))
-        raise UserError(
-            f"data.valid_split: no source has items in a split {split!r}, only in {names}"
-        )
-    limit, whole = settings.evaluation.products, sum(map(len, sources))
-    if limit:  # each source gives its share, or the first alone would be measured
-        sources = [source.slice(slice(-(-limit * len(source) // whole))) for source in sources]
-    items = grain.MapDataset.concatenate(sources) if len(sources) > 1 else sources[0]
-    if limit:
-        items = items.slice(slice(limit))
-    prepare = ExampleBuilder(settings, tokenizer, table, training=False)
-    return items.random_map(prepare, seed=EVALUATION_SEED)
+def count_classes(shard_sets: Sequence[ShardSet]) -> int:
+    """C: of the first codebook fitted to pictures, or of the detector; 0 where there is none."""
+    counts = [shards.info.classes for shards in shard_sets if has_pictures(shards.info)]
+    if not any(counts):
+        return 0
+    return counts[0] if shard_sets[0].info.front_end == "patches" else max(counts)
 
 
-class LocalBatches(grain.MapDataset):
-    """Item i is this host's rows of the batch of step steps[i]."""
-
-    def __init__(
-        self,
-        items: "grain.MapDataset[PretrainingExample]",
-        settings: Settings,
-        rows: Sequence[int],
-        steps: Sequence[int],
-        *,
-        answers: bool = False,
-    ):
-        """`rows` are those of each global batch that are this host's, in whole groups."""
-        super().__init__(items)
-        self._settings, self._rows, self._steps, self._answers = settings, rows, steps, answers
-        batch = settings.evaluation.batch if answers else settings.training.batch
-        self._batch, self._group = batch, settings.objectives.group
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return self.slice(index)
-        items, first = self._parent, self._steps[index] * self._batch
-        rows = [first + row for row in self._rows]
-        examples = [items[row] if row < len(items) else None for row in rows]
-        seed = EVALUATION_SEED if self._answers else self._settings.seed
-        groups = [row // self._group for row in rows[:: self._group]]
-        batch = collate(examples, self._settings, groups, seed)
-        return batch | link_answers(examples) if self._answers else batch
+def has_pictures(info: BuildInfo) -> bool:
+    """Whether any item has; where none has, what is said of pictures means nothing."""
+    return info.missing["image"] < sum(info.products.values())
 
 
-def _begin_worker(index: int, workers: int) -> None:
-    leave_signals_to_parent()
-
-
-def local_rows(
-    settings: Settings, key: str, batch: int, blocks: Sequence[int], shards: int
-) -> list[int]:
-    """Rows of a global batch of `batch` rows that lie in `blocks`."""
-    G = settings.objectives.group
-    if batch % (shards * G):
-        raise UserError(
-            f"{key} {batch} is not a multiple of {shards} blocks that processes read x "
-            f"objectives.group {G}"
-        )
-    rows = batch // shards
-    return [row for block in blocks for row in range(block * rows, (block + 1) * rows)]
-
-
-def _sources(
-    settings: Settings,
-    shard_sets: Sequence[ShardSet],
-    split: str,
-    corruption: Corruption,
-    seed: int,
-) -> list[grain.MapDataset]:
-    """The records of each source that has any in the split, corrupted, their pictures read.
+def view_sources(
+    shard_sets: Sequence[ShardSet], split: str, corruption: Corruption, seed: int
+) -> list[grain.MapDataset[ItemView]]:
+    """The items of each source that has any in the split, corrupted.
 
     Patches have the classes of one codebook in all sources: that of the first with pictures.
     """
@@ -303,13 +119,175 @@ def _sources(
     sources = []
     for shards, own in zip(shard_sets, codebooks, strict=True):
         if shards.info.products.get(split):
-            same = own is None or np.array_equal(own.centres, common.centres)
-            read = RegionReader(settings.image, None if same else common)
             source = shards.source(split)
-            if corruption.rate:
-                source = CorruptedSource(source, corruption, seed)
-            sources.append(grain.MapDataset.source(source).map(read))
+            if own is not None and not np.array_equal(own.centres, common.centres):
+                recode = functools.partial(_recode, codebook=common)
+                source = grain.MapDataset.source(source).map(recode)
+            views = grain.MapDataset.source(source).map(ItemView.of)
+            sources.append(views.map(Corrupter(source, corruption, seed)))
     return sources
+
+
+def _recode(record: Record, codebook: Codebook) -> Record:
+    """A record with patches of the classes of another codebook than that of its data set."""
+    picture = record.contents["image"]
+    try:
+        patches = pixels.patchify(pixels.decode(picture.jpeg), codebook.patch_size)
+    except Exception:  # absent, or damaged: what encodes it reports that
+        return record
+    recoded = dataclasses.replace(picture, class_ids=codebook.assign(patches))
+    return dataclasses.replace(record, contents={**record.contents, "image": recoded})
+
+
+class HostRows(NamedTuple):
+    """Which rows of each global batch this host makes: some of several contiguous blocks."""
+
+    blocks: Sequence[int] = (0,)
+    count: int = 1
+
+    def of(self, batch: int, group: int, key: str) -> list[int]:
+        """Those of a batch of `batch` rows, whole groups; UserError names the setting `key`."""
+        if batch % (self.count * group):
+            factors = f"{self.count} blocks that processes read x objectives.group {group}"
+            raise UserError(f"{key} {batch} is not a multiple of {factors}")
+        size = batch // self.count
+        return [row for b in self.blocks for row in range(b * size, (b + 1) * size)]
+
+
+ALL_ROWS = HostRows()
+
+
+def train_batches(
+    settings: Settings, inputs: Inputs, *, start_step: int = 0, rows: HostRows = ALL_ROWS
+) -> grain.DatasetIterator[Batch]:
+    """This host's rows of the batches of steps `start_step` … `settings.training.steps` - 1.
+
+    `close` them when done. `settings` are resolved by `inputs`. Raises UserError: no training
+    items, or rows that do not divide into groups on each host.
+    """
+    layout, size = BatchLayout.of(settings), settings.training.batch
+    steps = range(start_step, settings.training.steps)
+    if settings.training.one_batch:
+        steps = [0] * len(steps)
+    mine = rows.of(size, layout.group, "training.batch")
+    items, data = train_items(settings, inputs), settings.data
+    return _batches(items, layout, size, mine, steps, data, data.workers, seed=settings.seed)
+
+
+def eval_batches(
+    settings: Settings, inputs: Inputs, *, rows: HostRows = ALL_ROWS
+) -> Iterator[Batch]:
+    """One pass over held-out items, source after source, with what the host alone reads.
+
+    What is hidden of an item depends on its place alone. The last batch is filled up with padding.
+    """
+    layout, workers = BatchLayout.of(settings), settings.data.workers
+    return _one_pass(eval_items(settings, inputs), layout, settings, rows, workers)
+
+
+def inference_batches(
+    settings: Settings,
+    sources: Sequence[Sequence[ItemView]],
+    tokenizer: Tokenizer,
+    *,
+    rows: HostRows = ALL_ROWS,
+) -> Iterator[Batch]:
+    """One pass over the items of all sources, nothing hidden; the last batch is filled up."""
+    layout = BatchLayout.for_inference(settings)
+    items = grain.MapDataset.concatenate([grain.MapDataset.source(source) for source in sources])
+    items = items.random_map(ExampleBuilder(layout, tokenizer), seed=EVALUATION_SEED)
+    return _one_pass(items, layout, settings, rows)
+
+
+def _one_pass(
+    items: Examples, layout: BatchLayout, settings: Settings, rows: HostRows, workers: int = 0
+) -> Iterator[Batch]:
+    """All items once, in batches of `settings.evaluation.batch`."""
+    size = settings.evaluation.batch
+    mine = rows.of(size, layout.group, "evaluation.batch")
+    steps = range(-(-len(items) // size))
+    workers = min(workers, len(steps), len(steps) * len(mine) // WORKER_ITEMS)
+    return _batches(items, layout, size, mine, steps, settings.data, workers, evaluation=True)
+
+
+def _batches(
+    items: Examples,
+    layout: BatchLayout,
+    size: int,
+    rows: Sequence[int],
+    steps: Sequence[int],
+    data: Data,
+    workers: int,
+    **kwargs,
+) -> grain.DatasetIterator[Batch]:
+    """Of each step the `rows` of its batch of `size` items; `kwargs` are of `collate`.
+
+    They are made ahead by threads of this process or of `workers`. A worker is `data.threads` + 4
+    batches ahead: those of its threads, one in its queue, one that this process has taken out of
+    it, and one on the way to each of these two.
+    """
+
+    def batch(step: int) -> Batch:
+        chosen = [step * size + row for row in rows]
+        examples = [items[row] if row < len(items) else None for row in chosen]
+        groups = [row // layout.group for row in chosen[:: layout.group]]
+        return layout.collate(examples, groups, **kwargs)
+
+    batches, threads = grain.MapDataset.source(steps).map(batch), data.threads
+    if not workers:
+        return iter(batches.to_iter_dataset(grain.ReadOptions(threads, threads + READY)))
+    if not flags.FLAGS.is_parsed():  # a notebook or a test; grain hands absl's flags to workers
+        flags.FLAGS.mark_as_parsed()
+    made = batches.to_iter_dataset(grain.ReadOptions(threads, threads))
+    processes = grain.MultiprocessingOptions(workers, 1)
+    return iter(made.mp_prefetch(processes, lambda *_: leave_signals_to_parent()))
+
+
+def train_items(settings: Settings, inputs: Inputs) -> Examples:
+    """All examples of a run in their order, without end: row r of step s is item s · B + r."""
+    data, task, each = settings.data, settings.task, 1
+    split, corruption = data.train_split, data.train_corruption
+    for shards in inputs.shard_sets:
+        if not shards.info.products.get(split):
+            raise UserError(f"data.train_split: {shards.folder} has no items in a split {split!r}")
+    if task.downstream:
+        kind = tasks.find(task.name)
+        each = kind.rows_per_example  # which are shuffled as a whole
+        found = TaskSplit(kind, task, inputs.shard_sets, split, inputs.vocabulary)
+        rows = map(grain.MapDataset.source, found.sources(corruption, settings.seed))
+        sources = [source.batch(each, batch_fn=tuple) for source in rows]
+    else:
+        sources = view_sources(inputs.shard_sets, split, corruption, settings.seed)
+    weights = data.weights or [len(source) for source in sources]
+    # Each source has a seed of its own, or sources of one length would share an order.
+    mixed = [s.shuffle(_seed(settings.seed, i)).repeat() for i, s in enumerate(sources)]
+    items = grain.MapDataset.mix(mixed, weights) if len(mixed) > 1 else mixed[0]
+    if task.downstream:  # row by row again, without end
+        rows = grain.MapDataset.source(range(sys.maxsize))
+        items = rows.map(lambda row, examples=items: examples[row // each][row % each])
+    layout = BatchLayout.of(settings)
+    build = ExampleBuilder(layout, inputs.tokenizer, inputs.vocabulary, training=True)
+    return items.random_map(build, seed=_seed(settings.seed, len(sources)))
+
+
+def eval_items(settings: Settings, inputs: Inputs) -> Examples:
+    """The examples of `data.valid_split`, source after source, each in its stored order.
+
+    Of more than `settings.evaluation.products` these are the first of each source, a fair sample:
+    they are stored in the order of a hash.
+    """
+    split, corruption = settings.data.valid_split, settings.data.valid_corruption
+    sources = view_sources(inputs.shard_sets, split, corruption, EVALUATION_SEED)
+    if not sources:
+        names = ", ".join(sorted({n for each in inputs.shard_sets for n in each.info.products}))
+        raise UserError(f"data.valid_split: no source has a split {split!r}, only {names}")
+    whole = sum(map(len, sources))
+    limit = settings.evaluation.products or whole
+    # Each source gives its share, or the first alone would be measured.
+    sources = [source.slice(slice(-(-limit * len(source) // whole))) for source in sources]
+    items = grain.MapDataset.concatenate(sources).slice(slice(limit))
+    build = ExampleBuilder(BatchLayout.of(settings), inputs.tokenizer, inputs.vocabulary)
+    return items.random_map(build, seed=EVALUATION_SEED)
 
 
 def _seed(seed: int, stream: int) -> int:

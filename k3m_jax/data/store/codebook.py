@@ -1,13 +1,8 @@
 """The visual codebook: what class a patch of pixels is of, where no detector says so.
 
-A patch is described by what a detector's class would tell of it, roughly what colour is where and
-in which direction its edges run: CIELAB means over a 4 x 4 grid, in which Euclidean distance is
-close to perceived difference, and a histogram of gradient directions over 2 x 2 cells. Without the
-second, cloth, print and foliage of one colour fall together.
-
-Most patches of a product picture are blank background. The classes are fitted to the *distinct*
-descriptors of a sample, so that all blank patches weigh as one: the background takes a class or
-two, and the other classes are left for what differs between products.
+A patch is described by CIELAB means over a 4 x 4 grid and a histogram of gradient directions over
+2 x 2 cells: without the second, cloth, print and foliage of one colour fall together. The classes
+are fitted to *distinct* descriptors, so that all patches of blank background weigh as one.
 """
 
 import dataclasses
@@ -19,7 +14,6 @@ from etils import epath
 GRID = 4  # cells a side of the colour means
 ORIENTATIONS = 8  # of gradients, without sign
 EDGE_WEIGHT = 2.0  # a fully textured cell counts like a colour difference of about this times 20
-SAME = 1.0  # descriptors that round alike on this grid are the same patch but for JPEG noise
 FITTED_AT_MOST = 50_000  # descriptors given to k-means
 
 
@@ -57,13 +51,14 @@ class Codebook:
 def fit(descriptors: np.ndarray, classes: int, patch_size: int, seed: int = 0) -> Codebook:
     """Finds at most `classes` classes among descriptors [n, Z], fewer where fewer are distinct.
 
-    Where there are none, as no product has a picture, the one class is that of a blank patch.
+    Descriptors that round alike are the same patch but for JPEG noise. Where there are none, as no
+    product has a picture, the one class is that of a blank patch.
     """
     from sklearn.cluster import MiniBatchKMeans  # seconds to import, and only builds need it
 
     if not len(descriptors):
         descriptors = describe(np.full((1, patch_size**2 * 3), 255, np.uint8), patch_size)
-    _, first = np.unique(np.round(descriptors / SAME), axis=0, return_index=True)
+    _, first = np.unique(np.round(descriptors), axis=0, return_index=True)
     distinct = descriptors[np.sort(first)]
     rng = np.random.default_rng(seed)
     if len(distinct) > FITTED_AT_MOST:
@@ -80,27 +75,17 @@ def fit(descriptors: np.ndarray, classes: int, patch_size: int, seed: int = 0) -
 def describe(patches: np.ndarray, patch_size: int) -> np.ndarray:
     """Descriptors of patches: uint8 [N, P²·3] to float32 [N, Z]."""
     P, n = patch_size, len(patches)
-    if P % GRID:
-        raise ValueError(f"a patch of {P} pixels can't be cut into {GRID} x {GRID} cells")
     rgb = patches.reshape(n, P, P, 3).astype(np.float32)
     colour = _lab(rgb.reshape(n, GRID, P // GRID, GRID, P // GRID, 3).mean((2, 4)))
     dy, dx = np.gradient(rgb @ _LIGHTNESS, axis=(1, 2))
     direction = np.floor(np.arctan2(dy, dx) * (ORIENTATIONS / np.pi)).astype(int) % ORIENTATIONS
     half = np.arange(P) >= P // 2
     cell = np.arange(n)[:, None, None] * 4 + half[:, None] * 2 + half
-    edges = (
-        np.bincount(
-            (cell * ORIENTATIONS + direction).ravel(),
-            np.hypot(dx, dy).ravel(),
-            n * 4 * ORIENTATIONS,
-        )
-        / (P // 2) ** 2
-    )
-    return np.concatenate(
-        # / GRID: the 4 x 4 cells together weigh as much as one colour of the whole patch.
-        [colour.reshape(n, GRID**2 * 3) / GRID, EDGE_WEIGHT * edges.reshape(n, 4 * ORIENTATIONS)],
-        -1,
-    ).astype(np.float32)
+    bins = (cell * ORIENTATIONS + direction).ravel()
+    edges = np.bincount(bins, np.hypot(dx, dy).ravel(), n * 4 * ORIENTATIONS) / (P // 2) ** 2
+    # / GRID: the 4 x 4 cells together weigh as much as one colour of the whole patch.
+    parts = colour.reshape(n, GRID**2 * 3) / GRID, EDGE_WEIGHT * edges.reshape(n, 4 * ORIENTATIONS)
+    return np.concatenate(parts, -1).astype(np.float32)
 
 
 def _lab(rgb: np.ndarray) -> np.ndarray:
@@ -114,11 +99,10 @@ def _lab(rgb: np.ndarray) -> np.ndarray:
 
 
 _LIGHTNESS = np.array([0.299, 0.587, 0.114], np.float32) * (100 / 255)  # luma, close to L*
-_XYZ_OVER_WHITE = np.array(
+_XYZ_OVER_WHITE = np.float32(
     [
         [0.4124564 / 0.95047, 0.3575761 / 0.95047, 0.1804375 / 0.95047],
         [0.2126729, 0.7151522, 0.0721750],
         [0.0193339 / 1.08883, 0.1191920 / 1.08883, 0.9503041 / 1.08883],
-    ],
-    np.float32,
+    ]
 )
