@@ -1,10 +1,16 @@
-"""The prediction heads of masked language and masked object modelling."""
+"""The heads: predictions of masked words and regions, and those of the downstream tasks.
+
+A task's head reads embeddings and, of the candidates of a question, property and value; nothing
+else of the model, so it is the same whatever model the embedding comes from.
+"""
+
+from typing import ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from k3m_jax.model.layers import bias_init, dense, layer_norm
+from k3m_jax.model.layers import Array, bias_init, dense, gelu, layer_norm
+from k3m_jax.settings import Task
 
 
 class MaskedLanguageHead(nn.Module):
@@ -13,14 +19,14 @@ class MaskedLanguageHead(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, hidden: jax.Array, positions: jax.Array, words: jax.Array) -> jax.Array:
+    def __call__(self, hidden: Array, positions: Array, words: Array) -> Array:
         """Hidden [B, T, D], positions [B, M], words [V, D] -> logits [B, M, V], float32.
 
-        Only the M asked positions are decoded: the vocabulary is the widest map of the model.
+        Only the M target positions are decoded: the vocabulary is the widest map of the model.
         """
         x = jnp.take_along_axis(hidden, positions[..., None], 1)
         x = dense(x.shape[-1], ("embed", "width"), self.dtype, "transform")(x)
-        x = layer_norm(self.dtype, "norm")(nn.gelu(x, approximate=False))
+        x = layer_norm(self.dtype, "norm")(gelu(x))
         bias = self.param("bias", bias_init("vocab"), words.shape[:1])
         words = words.astype(self.dtype)
         return jnp.einsum("bmd,vd->bmv", x, words, preferred_element_type=jnp.float32) + bias
@@ -33,11 +39,76 @@ class MaskedObjectHead(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, hidden: jax.Array) -> jax.Array:
+    def __call__(self, hidden: Array) -> Array:
         """Hidden [B, N, Dv] -> [B, N, outputs], float32."""
-        width = hidden.shape[-1]
-        x = dense(width, ("image_embed", "width"), self.dtype, "transform")(hidden)
-        x = layer_norm(self.dtype, "norm")(nn.gelu(x, approximate=False))
-        # Rounded to bfloat16, likely classes would tie, or change places.
+        x = dense(hidden.shape[-1], ("image_embed", "width"), self.dtype, "transform")(hidden)
+        x = layer_norm(self.dtype, "norm")(gelu(x))
+        # In bfloat16, likely classes would tie or change places.
         axes = ("image_embed", "classes")
         return dense(self.outputs, axes, self.dtype, "decoder", rounded=False)(x)
+
+
+class TaskHead(nn.Module):
+    """What the head of a task reads of a batch."""
+
+    task: Task  # its classes are given
+    width: int  # D
+    rows: ClassVar[int] = 1  # of a batch in each example
+    candidates: ClassVar[bool] = False  # whether it reads the batch's candidate triples too
+
+
+class ClassificationHead(TaskHead):
+    """A linear map."""
+
+    @nn.compact
+    def __call__(self, c: Array) -> Array:
+        """Embeddings [I, D] -> logits [I, classes]."""
+        return dense(len(self.task.classes), ("embed", "classes"), jnp.float32, "logits")(c)
+
+
+class AlignmentHead(TaskHead):
+    """A linear map of `|a - b|` and `a * b`: the same for (a, b) and (b, a)."""
+
+    rows: ClassVar[int] = 2
+
+    @nn.compact
+    def __call__(self, c: Array) -> Array:
+        """Embeddings of pairs [I, 2, D] -> logits [I] that they are one product."""
+        a, b = c[:, 0], c[:, 1]
+        features = jnp.stack([jnp.abs(a - b), a * b], 1)
+        axes = ("parts", "embed", "scores")
+        return dense(1, axes, jnp.float32, "logit", inputs=2)(features)[:, 0]
+
+
+class QuestionHead(TaskHead):
+    """`⟨c + W_q [c; p], v + W_v v⟩` over the root of the width, W_q [c; p] as a sum of two maps.
+
+    Item and value come from one text encoder, so learning starts from their own similarity: random
+    maps alone would have to relearn for each value what a title says.
+    """
+
+    candidates: ClassVar[bool] = True
+
+    def setup(self) -> None:
+        for name in ("item", "property", "value"):
+            setattr(self, name, dense(self.width, ("embed", "width"), jnp.float32, f"of_{name}"))
+
+    def __call__(self, c: Array, p: Array, v: Array) -> Array:
+        """Embeddings [I, D], candidates' properties and values [I, J, D] -> scores [I, J]."""
+        return self.score(c, *self.encode(p, v))
+
+    def encode(self, p: Array, v: Array) -> tuple[Array, Array]:
+        """What all items share, of candidates [..., D]: prior [...], value [..., D]."""
+        values = v + self.value(v)
+        return (self.property(p) * values).sum(-1), values
+
+    def score(self, c: Array, priors: Array, values: Array) -> Array:
+        """Embeddings [I, D], encoded candidates [I, J], [I, J, D] -> scores [I, J]."""
+        return (jnp.einsum("id,ijd->ij", c + self.item(c), values) + priors) / jnp.sqrt(self.width)
+
+
+TASK_HEADS: dict[str, type[TaskHead]] = {
+    "classification": ClassificationHead,
+    "alignment": AlignmentHead,
+    "questions": QuestionHead,
+}

@@ -1,10 +1,11 @@
 """The building blocks: dense maps with named axes, attention, and one Transformer layer.
 
-Every parameter is named by logical axes where it is initialised; `parallel/rules.py` says which of
-them are spread over which devices. Post-norm layers, exact GELU, epsilon 1e-12, as in BERT
-(Devlin et al., 2019).
+Every parameter names its logical axes where it is initialised; `parallel/shardings.py` says how
+they are split over devices. Post-norm layers, exact GELU, epsilon 1e-12, as in BERT (Devlin et al.,
+2019).
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
@@ -14,30 +15,53 @@ import jax
 import jax.numpy as jnp
 
 from k3m_jax import settings
-from k3m_jax.parallel import shardings
+from k3m_jax.parallel.shardings import constrain
 
-INITIAL_STDDEV = 0.02  # BERT's, of its tables and, at its width of 768, of its matrices
+Array = jax.Array
+Scalar = jax.Array | float
+Dropout = Callable[[Array], Array]
 
-
-def embedding_init(*axes: str) -> nn.initializers.Initializer:
-    """Initialiser of a table or a vector whose dimensions carry the logical names `axes`."""
-    return nn.with_logical_partitioning(nn.initializers.normal(INITIAL_STDDEV), axes)
-
-
-def kernel_init(*axes: str) -> nn.initializers.Initializer:
-    """Initialiser of a matrix [inputs, outputs] whose dimensions are named `axes`.
-
-    Its spread falls with the root of the inputs, as 0.02 does at BERT's width: a narrow model's
-    attention would otherwise begin flat, and stay so for hundreds of steps.
-    """
-    gain = INITIAL_STDDEV**2 * 768
-    normal = nn.initializers.variance_scaling(gain, "fan_in", "normal")
-    return nn.with_logical_partitioning(normal, axes)
+gelu = functools.partial(nn.gelu, approximate=False)
 
 
-def bias_init(*axes: str) -> nn.initializers.Initializer:
-    """Initialiser of a bias whose dimensions carry the logical names `axes`."""
-    return nn.with_logical_partitioning(nn.initializers.zeros, axes)
+@dataclasses.dataclass(frozen=True)
+class Numerics:
+    """How a model of given sizes is computed."""
+
+    dropout: float
+    dtype: jnp.dtype  # of activations; parameters are float32
+    deterministic: bool  # evaluation: no dropout, no noise
+    remat: bool = False  # recompute each layer in the backward pass
+    unroll: bool = False  # compile each layer separately: no copies in and out of a scan
+
+    @classmethod
+    def of(cls, model: settings.Model, deterministic: bool) -> Self:
+        """From the settings of a model."""
+        dtype = jnp.dtype(model.dtype)
+        return cls(model.dropout, dtype, deterministic, model.remat, model.unroll)
+
+    def dropout_layer(self) -> nn.Dropout:
+        """Dropout at this rate; the identity in evaluation."""
+        return nn.Dropout(self.dropout, deterministic=self.deterministic)
+
+    def checkpoint(self, wrap: Callable[..., Any], layer: Any) -> Any:
+        """`layer` wrapped by `nn.remat` or `jax.checkpoint` where `remat` says so."""
+        # Outside a scan, CSE would undo rematerialisation.
+        return wrap(layer, prevent_cse=self.unroll) if self.remat else layer
+
+
+def named(initializer: nn.initializers.Initializer) -> Callable[..., nn.initializers.Initializer]:
+    """From the logical names of a parameter's dimensions to its initialiser."""
+    return lambda *axes: nn.with_logical_partitioning(initializer, axes)
+
+
+STDDEV = 0.02  # BERT's
+embedding_init = named(nn.initializers.normal(STDDEV))  # of tables and vectors
+# The standard deviation falls with the root of the inputs and is BERT's at its width of 768: a
+# narrow model's attention would otherwise begin flat and stay flat for hundreds of steps.
+kernel_init = named(nn.initializers.variance_scaling(STDDEV**2 * 768, "fan_in", "normal"))
+scale_init = named(nn.initializers.ones)
+bias_init = named(nn.initializers.zeros)
 
 
 def dense(
@@ -51,24 +75,20 @@ def dense(
 ) -> nn.DenseGeneral:
     """A linear map of the last `inputs` dimensions to `features`; `axes` names all of its kernel's.
 
-    A bias along a model width is named `norm`: it is small and goes with LayerNorm's. What comes
-    out is of `dtype`, or float32 if it is not to be `rounded` to that.
+    The axis of a bias along a model width is `norm`: small, and split as LayerNorm's parameters.
+    The output has `dtype`, or float32 if not `rounded`.
     """
-    widths = {"embed", "image_embed", "joint"}
-    bias_axes = ["norm" if axis in widths else axis for axis in axes[inputs:]]
+    bias_axes = ["norm" if axis in ("embed", "image_embed") else axis for axis in axes[inputs:]]
+    dot_general = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
     return nn.DenseGeneral(
         features,
         axis=tuple(range(-inputs, 0)),
         dtype=dtype,
         kernel_init=kernel_init(*axes),
         bias_init=bias_init(*bias_axes),
-        dot_general_cls=None if rounded else _product_in_float32,
+        dot_general=None if rounded else dot_general,
         name=name,
     )
-
-
-def _product_in_float32() -> Callable[..., jax.Array]:
-    return functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 
 
 def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
@@ -77,105 +97,61 @@ def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
         epsilon=1e-12,
         dtype=dtype,
         use_fast_variance=False,
-        scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("norm",)),
+        scale_init=scale_init("norm"),
         bias_init=bias_init("norm"),
         name=name,
     )
 
 
-def constrain(x: jax.Array) -> jax.Array:
-    """Keeps an activation [B, length, width] split by rows alone, whatever its weights' split."""
-    return shardings.constrain(x, "batch", "length", "width")
+def masked_softmax(scores: Array, mask: Array, axis: int) -> Array:
+    """Softmax over the entries in `mask`, in float32; 0 elsewhere, and everywhere if none is left.
 
-
-def masked_softmax(scores: jax.Array, mask: jax.Array, axis: int) -> jax.Array:
-    """Softmax over the entries where `mask`; exactly 0 elsewhere, and everywhere if none is left.
-
-    Computed in float32. Its gradient is finite also where nothing is left.
+    Its gradient is finite also where nothing is left.
     """
     scores = jnp.where(mask, scores.astype(jnp.float32), jnp.finfo(jnp.float32).min)
     return jnp.where(mask, jax.nn.softmax(scores, axis=axis), 0.0)
 
 
-def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean of x [..., length, width] over the positions of `mask` [..., length]; 0 where empty.
-
-    In float32. What is masked must be finite: it is multiplied by 0, which keeps this one matrix
-    product for all of a text's spans.
-    """
-    weights = mask.astype(x.dtype)
-    total = jnp.einsum("...lw,...l->...w", x, weights, preferred_element_type=jnp.float32)
-    return total / jnp.maximum(mask.sum(-1), 1)[..., None]
+Mask = Any  # a `KeyMask`, or another pytree with its `attend`: scans hand it to every layer
 
 
-def mean_position(streams: Sequence[tuple[jax.Array, jax.Array]], absent: jax.Array) -> jax.Array:
-    """Mean over the masked positions of all streams [B, length, width], [B, length] -> [B, width].
+class KeyMask(NamedTuple):
+    """The same keys for every query of a row; where none is valid, the output is 0."""
 
-    In float32; `absent` [width] where no position is left.
-    """
-    valid = jnp.concatenate([mask for _, mask in streams], 1)
-    positions = jnp.concatenate([x for x, _ in streams], 1)
-    count = valid.sum(1)[:, None]
-    total = jnp.where(valid[..., None], positions.astype(jnp.float32), 0.0).sum(1)
-    return jnp.where(count > 0, total / jnp.maximum(count, 1), absent)
+    valid: Array  # [B, S] bool
 
+    def softmax(self, scores: Array) -> Array:
+        """Scores [B, heads, Q, S], float32 -> weights."""
+        return masked_softmax(scores, self.valid[:, None, None, :], axis=-1)
 
-Masks = tuple[jax.Array, ...]  # of texts that lie one after another in one row, each [B, n, S]
+    def attend(self, q: Array, k: Array, v: Array, dropout: Dropout) -> Array:
+        """Queries [B, Q, heads, kv], keys and values [B, S, heads, kv] -> [B, Q, heads, kv]."""
+        scores = jnp.einsum("bqhd,bshd->bhqs", q, k, preferred_element_type=jnp.float32)
+        weights = dropout(self.softmax(scores * q.shape[-1] ** -0.5))
+        return jnp.einsum("bhqs,bshd->bqhd", weights.astype(v.dtype), v)
 
 
 class Attention(nn.Module):
     """Multi-head attention of one stream's queries to another's (or its own) keys and values."""
 
-    width: int  # of the stream that asks
-    inner: int  # of queries, keys and values, all heads together
+    inner: int  # width of queries, keys and values, all heads together
     heads: int
-    axis: str  # logical name of `width`
-    context_axis: str  # logical name of the other stream's width
-    dropout: float
-    dtype: jnp.dtype
-    deterministic: bool
+    axis: str  # logical name of the stream's width
+    context_axis: str  # of the context's
+    numerics: Numerics
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array, mask: jax.Array | Masks) -> jax.Array:
-        """x [B, Q, width], context [B, S, …], mask [B, S] of valid context -> [B, Q, width].
+    def __call__(self, x: Array, context: Array, mask: Mask) -> Array:
+        """x [B, Q, width], context [B, S, …] and its mask -> [B, Q, width].
 
-        Where no context is valid, nothing is attended to: the output is the output map's bias.
-        A mask that is not bool is added to the scores, as older code does; it leaves nothing out.
-        With `Masks`, x and context are texts packed into rows, n of length S for each mask, and
-        every text attends to itself alone.
+        Where no context is valid the output is the output map's bias.
         """
-        shape = (self.heads, self.inner // self.heads)
-        q = dense(shape, (self.axis, "heads", "kv"), self.dtype, "query")(x)
-        k = dense(shape, (self.context_axis, "heads", "kv"), self.dtype, "key")(context)
-        v = dense(shape, (self.context_axis, "heads", "kv"), self.dtype, "value")(context)
-        drop = nn.Dropout(self.dropout, deterministic=self.deterministic)
-
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-            scores = jnp.einsum("bqhd,bshd->bhqs", q, k, preferred_element_type=jnp.float32)
-            scores, mask = scores * shape[1] ** -0.5, mask[:, None, None, :]
-            if mask.dtype == bool:
-                weights = masked_softmax(scores, mask, axis=-1)
-            else:
-                weights = jax.nn.softmax(scores + mask, axis=-1)
-            return jnp.einsum("bhqs,bshd->bqhd", drop(weights).astype(self.dtype), v)
-
-        packed = isinstance(mask, tuple)
-        out = _each_text(attend, q, k, v, mask) if packed else attend(q, k, v, mask)
-        return dense(self.width, ("heads", "kv", self.axis), self.dtype, "out", inputs=2)(out)
-
-
-def _each_text(
-    attend: Callable[..., jax.Array], q: jax.Array, k: jax.Array, v: jax.Array, masks: Masks
-) -> jax.Array:
-    """`attend` within each text of packed q, k, v [B, S, heads, kv] -> [B, S, heads, kv]."""
-    parts, start = [], 0
-    for mask in masks:
-        B, n, S = mask.shape
-        own = [x[:, start : start + n * S].reshape(B * n, S, *x.shape[2:]) for x in (q, k, v)]
-        out = attend(*own, mask.reshape(B * n, S))
-        parts.append(out.reshape(B, n * S, *out.shape[2:]))
-        start += n * S
-    return jnp.concatenate(parts, 1)
+        shape, dtype = (self.heads, self.inner // self.heads), self.numerics.dtype
+        q = dense(shape, (self.axis, "heads", "kv"), dtype, "query")(x)
+        k = dense(shape, (self.context_axis, "heads", "kv"), dtype, "key")(context)
+        v = dense(shape, (self.context_axis, "heads", "kv"), dtype, "value")(context)
+        out = mask.attend(q, k, v, self.numerics.dropout_layer())
+        return dense(x.shape[-1], ("heads", "kv", self.axis), dtype, "out", inputs=2)(out)
 
 
 class TransformerLayer(nn.Module):
@@ -185,135 +161,52 @@ class TransformerLayer(nn.Module):
     a co-attention block.
     """
 
-    width: int
     inner: int
     heads: int
     mlp: int
     axis: str
     context_axis: str
-    dropout: float
-    dtype: jnp.dtype
-    deterministic: bool
+    numerics: Numerics
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array, mask: jax.Array | Masks) -> jax.Array:
-        """x [B, Q, width], context [B, S, …], mask [B, S] or `Masks` -> [B, Q, width]."""
-        drop = nn.Dropout(self.dropout, deterministic=self.deterministic)
-        attended = Attention(
-            self.width,
-            self.inner,
-            self.heads,
-            self.axis,
-            self.context_axis,
-            self.dropout,
-            self.dtype,
-            self.deterministic,
-            name="attention",
-        )(x, context, mask)
-        x = layer_norm(self.dtype, "attention_norm")(x + drop(attended))
-        inner = dense(self.mlp, (self.axis, "mlp"), self.dtype, "mlp_in")(x)
-        inner = nn.gelu(inner, approximate=False)
-        outer = dense(self.width, ("mlp", self.axis), self.dtype, "mlp_out")(inner)
-        return constrain(layer_norm(self.dtype, "mlp_norm")(x + drop(outer)))
+    def __call__(self, x: Array, context: Array, mask: Mask) -> Array:
+        """x [B, Q, width], context [B, S, …] and its mask -> [B, Q, width]."""
+        numerics, dtype, drop = self.numerics, self.numerics.dtype, self.numerics.dropout_layer()
+        sizes = self.inner, self.heads, self.axis, self.context_axis
+        attended = Attention(*sizes, numerics, name="attention")(x, context, mask)
+        x = layer_norm(dtype, "attention_norm")(x + drop(attended))
+        inner = gelu(dense(self.mlp, (self.axis, "mlp"), dtype, "mlp_in")(x))
+        outer = dense(x.shape[-1], ("mlp", self.axis), dtype, "mlp_out")(inner)
+        x = layer_norm(dtype, "mlp_norm")(x + drop(outer))
+        return constrain(x, "batch", "length", "width")
 
 
 class SelfAttentionLayer(nn.Module):
-    """A Transformer layer of one stream, in the form that `repeat` scans over."""
+    """A Transformer layer of one stream, in the form that `scan_layers` scans over."""
 
-    width: int
-    heads: int
-    mlp: int
+    sizes: settings.Encoder
     axis: str
-    dropout: float
-    dtype: jnp.dtype
-    deterministic: bool
+    numerics: Numerics
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | Masks) -> tuple[jax.Array, None]:
-        """x [B, S, width], mask [B, S] or `Masks` -> ([B, S, width], None)."""
-        layer = TransformerLayer(
-            self.width,
-            self.width,
-            self.heads,
-            self.mlp,
-            self.axis,
-            self.axis,
-            self.dropout,
-            self.dtype,
-            self.deterministic,
-            name="layer",
-        )
+    def __call__(self, x: Array, mask: Mask) -> tuple[Array, None]:
+        """x [B, S, width] and its mask -> ([B, S, width], None)."""
+        s, axes = self.sizes, (self.axis, self.axis)
+        layer = TransformerLayer(s.width, s.heads, s.mlp, *axes, self.numerics, name="layer")
         return layer(x, x, mask), None
 
-    @staticmethod
-    def fields_in(encoder: nn.Module, axis: str) -> dict[str, Any]:
-        """What the layers of an encoder are made with, from its sizes and the logical `axis`."""
-        sizes = encoder.sizes
-        return {
-            "width": sizes.width,
-            "heads": sizes.heads,
-            "mlp": sizes.mlp,
-            "axis": axis,
-            "dropout": encoder.dropout,
-            "dtype": encoder.dtype,
-            "deterministic": encoder.deterministic,
-        }
 
+def scan_layers(layer: type[nn.Module], times: int, *fields: Any, numerics: Numerics) -> nn.Module:
+    """`times` modules `layer(*fields, numerics)`, each with its own parameters, stacked.
 
-class ScanOptions(NamedTuple):
-    """How the layers of a stack are gone through; it changes values by rounding alone."""
-
-    remat: bool = False  # the backward pass computes a layer's activations again, and keeps none
-    unroll: bool = False  # compiled one after another, not once for all: no copies in and out
-
-    @classmethod
-    def of(cls, model: settings.Model) -> Self:
-        """As the settings say."""
-        return cls(model.remat, model.unroll)
-
-    def checkpoint(self, wrap: Callable[..., Any], layer: Any) -> Any:
-        """`layer` wrapped by `nn.remat` or `jax.checkpoint`, if it is to be."""
-        # A loop keeps the two computations apart by itself. Without one the compiler would find
-        # that they are the same, and keep what is not to be kept.
-        return wrap(layer, prevent_cse=self.unroll) if self.remat else layer
-
-
-def scan_layers(layer: type[nn.Module], times: int, looping: ScanOptions, **fields) -> nn.Module:
-    """`times` layers of their own parameters: a scan over stacked parameters.
-
-    `layer` maps (carry, *constants) to (carry, None).
+    They map (carry, *constants) to (carry, None).
     """
-    layer = looping.checkpoint(nn.remat, layer)
     return nn.scan(
-        layer,
+        numerics.checkpoint(nn.remat, layer),
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=nn.broadcast,
         length=times,
-        unroll=looping.unroll,
+        unroll=numerics.unroll,
         metadata_params={nn.PARTITION_NAME: "layers"},
-    )(**fields)
-
-
-class Stack(NamedTuple):
-    """What `repeat` made, to be run layer by layer, in parts or more than once."""
-
-    layer: nn.Module  # one of them, unbound
-    params: Any  # of all: [times, …] each
-    looping: ScanOptions
-
-    @classmethod
-    def of(
-        cls, repeated: nn.Module, layer: type[nn.Module], looping: ScanOptions, **fields
-    ) -> Self:
-        """`repeated` is `repeat(layer, …, looping, **fields)`, initialised."""
-        params = nn.unbox(repeated.variables["params"])
-        return cls(layer(**fields, parent=None), params, looping)
-
-    def apply(self, params: Any, key: jax.Array, *args: Any) -> Any:
-        """One layer of `params`, its dropout drawn from `key`: (x, …) -> x."""
-
-        def run(params, key, *args):
-            return self.layer.apply({"params": params}, *args, rngs={"dropout": key})[0]
-
-        return self.looping.checkpoint(jax.checkpoint, run)(params, key, *args)
+    )(*fields, numerics)

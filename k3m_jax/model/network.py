@@ -1,103 +1,218 @@
 """The model as pure functions of parameters and batches: the seam between flax and the rest."""
 
 import dataclasses
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from flax import traverse_util
 
-from k3m_jax.data.input.batch import Batch, random_batch
-from k3m_jax.model.baselines.baseline import BaselineOutputs
-from k3m_jax.model.baselines.bert import Bert
-from k3m_jax.model.baselines.lxmert import Lxmert
-from k3m_jax.model.baselines.vilbert import Vilbert
-from k3m_jax.model.baselines.vlbert import VlBert
+from k3m_jax.data.input.batch import Batch, BatchLayout
+from k3m_jax.model.encoders import property_and_value
+from k3m_jax.model.heads import TASK_HEADS, TaskHead
 from k3m_jax.model.k3m import K3M, Outputs, Product
-from k3m_jax.reproductions.release.model import ReleasedK3M, ReleasedOutputs
-from k3m_jax.settings import Settings
+from k3m_jax.model.layers import Array, Scalar
+from k3m_jax.parallel.shardings import path_name
+from k3m_jax.settings import Settings, Task
 
 Params = Any  # a nested dict of arrays
+Key = Array | None  # None: evaluation, which is deterministic
 
-_MODULES = {
-    "paper": K3M,
-    "release": ReleasedK3M,
-    "bert": Bert,
-    "vilbert": Vilbert,
-    "vlbert": VlBert,
-    "lxmert": Lxmert,
-}
+# By preset: linen modules `module(settings, deterministic)` with K3M's calls, `text_encoder` and
+# `rows_independent`.
+MODULES: dict[str, type[nn.Module]] = {"paper": K3M}
+HEAD = "task_head"  # key of a task head's parameters next to the model's
+
+
+class Initialized:
+    """Settings of something with parameters; `boxed_params(key)` are flax's boxes of them."""
+
+    def init_params(self, key: jax.Array) -> Params:
+        """Fresh float32 parameters."""
+        return params_and_axes(self.boxed_params(key))[0]
+
+    @functools.cache  # noqa: B019
+    def param_axes(self) -> Params:
+        """The same tree with each parameter's logical axis names (`parallel/shardings.py`)."""
+        return params_and_axes(jax.eval_shape(self.boxed_params, jax.random.key(0)))[1]
+
+    def abstract_params(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of each parameter, by name."""
+        return flat(jax.eval_shape(self.init_params, jax.random.key(0)))
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
-    """The model of resolved settings. It holds no arrays, and equal settings compare equal."""
+class Network(Initialized):
+    """The model of resolved settings."""
 
     settings: Settings
 
-    def init_params(self, key: jax.Array) -> Params:
-        """Fresh float32 parameters, each boxed with its logical axis names."""
-        batch = random_batch(self.settings, self.settings.objectives.group)
-        rngs = dict.fromkeys(("params", "dropout", "gumbel"), key)
-        module = self.looped()._module(deterministic=True)
-        return module.init(rngs, batch, 1.0)["params"]
-
-    def looped(self) -> Self:
-        """The same model, compiled soon: for what runs once, or is to be small."""
+    def scanned(self) -> Self:
+        """Scanned layers: compiles faster and is smaller; used for init and export."""
         model = dataclasses.replace(self.settings.model, unroll=False)
         return dataclasses.replace(self, settings=dataclasses.replace(self.settings, model=model))
 
-    def apply(
-        self,
-        params: Params,
-        batch: Batch,
-        *,
-        temperature: jax.Array | float = 1.0,
-        key: jax.Array | None = None,
-    ) -> Outputs | ReleasedOutputs | BaselineOutputs:
-        """Everything that the pretraining objectives read.
+    @property
+    def rows_independent(self) -> bool:
+        """Whether a product's embedding depends on nothing else in its batch, at evaluation."""
+        return MODULES[self.settings.model.preset].rows_independent
 
-        Args:
-          params: unboxed parameters.
-          batch: arrays as `data.batch.batch_spec` says.
-          temperature: of the choices of `hard` fusion.
-          key: of dropout and Gumbel noise; None is evaluation: neither, and the same every time.
+    def apply(
+        self, params: Params, batch: Batch, *, temperature: Scalar = 1.0, key: Key = None
+    ) -> Outputs:
+        """Everything that the pretraining objectives read of a `data.input.batch` batch.
+
+        `temperature` is that of the choices of `hard` fusion, `key` of dropout and Gumbel noise.
         """
         return self._run(params, key, None, batch, temperature)
 
     def product(
-        self,
-        params: Params,
-        batch: Batch,
-        *,
-        temperature: jax.Array | float = 1.0,
-        key: jax.Array | None = None,
+        self, params: Params, batch: Batch, *, temperature: Scalar = 1.0, key: Key = None
     ) -> Product:
         """The fused streams, the embedding and the attention over triples; as `apply`."""
         return self._run(params, key, "product", batch, temperature)
 
-    def embed(self, params: Params, batch: Batch) -> jax.Array:
+    def embed(self, params: Params, batch: Batch) -> Array:
         """The products' embeddings c* [B, D], float32, at evaluation."""
         return self.product(params, batch).embedding
 
     def encode_candidates(
         self,
         params: Params,
-        tokens: jax.Array,
-        mask: jax.Array,
-        property_spans: jax.Array,
-        value_spans: jax.Array,
+        tokens: Array,
+        mask: Array,
+        property_spans: Array,
+        value_spans: Array,
         *,
-        key: jax.Array | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Triples free of any product: tokens, mask [Q, L], spans [Q, 2] -> p, v [Q, D]."""
-        return self._run(params, key, "candidates", tokens, mask, property_spans, value_spans)
+        key: Key = None,
+    ) -> tuple[Array, Array]:
+        """Triples without a product: tokens, mask [..., L], spans [..., 2] -> p, v [..., D]."""
 
-    def _run(self, params: Params, key: jax.Array | None, method: str | None, *args):
-        # The release draws its choices at evaluation too: the same ones every time.
+        def encode(module: nn.Module) -> tuple[Array, Array]:
+            (hidden,) = module.text_encoder((tokens, mask))
+            return property_and_value(hidden, property_spans, value_spans)
+
+        return self._run(params, key, encode)
+
+    def boxed_params(self, key: jax.Array) -> Any:
+        """As `Initialized`; the values of the batch do not matter."""
+        spec = BatchLayout.of(self.settings).spec(self.settings.objectives.group)
+        batch = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in spec.items()}
+        rngs = dict.fromkeys(("params", "dropout", "gumbel"), key)
+        module = self.scanned()._module(deterministic=True)
+        return module.init(rngs, batch, 1.0)["params"]
+
+    def _run(self, params: Params, key: Key, method: str | Callable | None, *args: Any) -> Any:
+        # Not every module is deterministic in evaluation: a fixed key makes it repeatable.
         dropout, gumbel = jax.random.split(jax.random.key(0) if key is None else key)
         return self._module(deterministic=key is None).apply(
             {"params": params}, *args, rngs={"dropout": dropout, "gumbel": gumbel}, method=method
         )
 
     def _module(self, deterministic: bool) -> nn.Module:
-        return _MODULES[self.settings.model.preset](self.settings, deterministic)
+        return MODULES[self.settings.model.preset](self.settings, deterministic)
+
+
+@dataclasses.dataclass(frozen=True)
+class Head(Initialized):
+    """The head of a task."""
+
+    task: Task  # its classes are given
+    width: int  # D
+
+    def apply(self, params: Params, *arrays: Array, method: str | None = None) -> Array:
+        """What the module of the task returns (`model/heads.py`)."""
+        return self.module.apply({"params": params}, *arrays, method=method)
+
+    def boxed_params(self, key: jax.Array) -> Any:
+        """As `Initialized`; the values of the arrays do not matter."""
+        module, D = self.module, self.width
+        arrays = [jnp.zeros((1, D) if module.rows == 1 else (1, module.rows, D))]
+        arrays += [jnp.zeros((1, 1, D))] * (2 * module.candidates)
+        return module.init(key, *arrays)["params"]
+
+    @property
+    def module(self) -> TaskHead:
+        return TASK_HEADS[self.task.name](self.task, self.width)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskNetwork(Initialized):
+    """A model with a task's head, which fine-tuning trains: parameters of both, names unchanged.
+
+    Parameters that only pretraining reads stay as loaded, but for weight decay: a fine-tuned model
+    is still a model.
+    """
+
+    settings: Settings
+
+    @property
+    def backbone(self) -> Network:
+        """The model without the head."""
+        return Network(dataclasses.replace(self.settings, task=Task()))
+
+    @property
+    def head(self) -> Head:
+        return Head(self.settings.task, self.settings.model.text.width)
+
+    def boxed_params(self, key: jax.Array) -> Any:
+        """Those of the model and of the head."""
+        head = self.head.boxed_params(jax.random.fold_in(key, 1))
+        return {**self.backbone.boxed_params(key), HEAD: head}
+
+    def apply(
+        self, params: Params, batch: Batch, *, temperature: Scalar = 1.0, key: Key = None
+    ) -> Array:
+        """The head's output for the examples of a batch; arguments as of `Network.apply`."""
+        own, head = split_params(params)
+        product_key, candidate_key = (None, None) if key is None else jax.random.split(key)
+        product = self.backbone.product(own, batch, temperature=temperature, key=product_key)
+        c, kind = product.embedding, self.head.module
+        if kind.rows > 1:
+            c = c.reshape(-1, kind.rows, c.shape[-1])
+        if not kind.candidates:
+            return self.head.apply(head, c)
+        names = ("tokens", "mask", "property_spans", "value_spans")
+        arrays = (batch[f"link_{name}"] for name in names)
+        encoded = self.backbone.encode_candidates(own, *arrays, key=candidate_key)
+        return self.head.apply(head, c, *encoded)
+
+
+def network_of(settings: Settings) -> Network | TaskNetwork:
+    """What a run trains."""
+    return (TaskNetwork if settings.task.downstream else Network)(settings)
+
+
+def split_params(params: Params) -> tuple[Params, Params]:
+    """The model's parameters, and the head's."""
+    return {name: x for name, x in params.items() if name != HEAD}, params[HEAD]
+
+
+def flat(params: Params) -> dict[str, Any]:
+    """A tree of parameters as {name: array}, in the tree's order."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {path_name(path): leaf for path, leaf in leaves}
+
+
+def nested(weights: Mapping[str, Any]) -> Params:
+    """The inverse of `flat`."""
+    return traverse_util.unflatten_dict(weights, sep="/")
+
+
+def params_and_axes(boxed: Any) -> tuple[Params, Params]:
+    """Flax's initial parameters as plain arrays, and their logical axis names in the same tree.
+
+    Raises ValueError for a parameter whose initialiser names no axes.
+    """
+
+    def is_box(leaf: Any) -> bool:
+        return isinstance(leaf, nn.LogicallyPartitioned)
+
+    for path, leaf in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box):
+        if not is_box(leaf):
+            raise ValueError(f"{path_name(path)}: its initialiser names no logical axes")
+    params = jax.tree.map(lambda box: box.value, boxed, is_leaf=is_box)
+    return params, jax.tree.map(lambda box: tuple(box.names), boxed, is_leaf=is_box)

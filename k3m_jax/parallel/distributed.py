@@ -1,4 +1,4 @@
-"""Several processes that train as one: how they find each other, who speaks, and how they end."""
+"""Several processes that train as one: how they find each other, which one prints, how they end."""
 
 import contextlib
 import os
@@ -13,11 +13,11 @@ from k3m_jax import settings
 from k3m_jax.parallel.watchdog import END, Watchdog
 from k3m_jax.settings import UserError
 
-# Seconds without a sign of life after which jax takes a process for dead, and that a process which
-# ends waits for the others (jax's default for the former), where `distributed.timeout` is no less.
+# Seconds after which jax takes a silent process for dead, its default, and that an ending process
+# waits for the others; less if `distributed.timeout` is.
 SILENCE = 100
 
-_witness: Watchdog | None = None  # of this process; a process is part of one run
+_watchdog: Watchdog | None = None  # of this process; a process is part of one run
 
 
 @contextlib.contextmanager
@@ -25,59 +25,46 @@ def initialize(distributed: settings.Distributed, *, saves: bool = False) -> Ite
     """Around all that a process does in a run; to be entered before jax touches a device.
 
     Where the settings or the cluster name several processes, this waits for all of them. Whatever
-    then ends one of them, or holds it up for longer than `distributed.timeout`, ends them all, each
-    with an error that names the place (`at`) where it stood.
+    then ends one of them, or blocks it for longer than `distributed.timeout`, ends them all, each
+    with an error that names its place (`heartbeat`). SIGTERM ends one of several processes as it
+    ends a single one, unless the run checks `watch_signals` and `saves`: jax notes it.
 
-    Args:
-      distributed: the settings.
-      saves: what runs asks `training.preemption` whether to stop, so SIGTERM is left to jax, which
-        notes it; else it ends a process of several as it ends one alone.
-
-    Raises:
-      UserError: the settings do not fit the cluster, or jax can't start the processes.
+    Raises UserError if the settings do not fit the cluster, or jax can't start the processes.
     """
-    global _witness
-    if distributed.coordinator == "off":
-        yield
-        return
-    # Before jax: if the others do not come, jax ends the process without a word to Python.
-    witness, several = Watchdog(distributed.timeout), False
-    witness.at("the start, where it waits for the others")
-    try:
-        several = _initialize(distributed) and jax.process_count() > 1
-    finally:
-        if not several:
-            witness.dismiss()
-    if not several:
-        yield
-        return
-    if not saves:  # jax has put a handler of its own there, which only notes it
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    witness.name = f"process {jax.process_index()} of {jax.process_count()}"
-    _witness = witness
+    global _watchdog
+    if distributed.coordinator != "off":
+        # Before jax: if the others do not come, jax ends the process without returning to Python.
+        watchdog, several = Watchdog(distributed.timeout), False
+        watchdog.heartbeat("the start, where it waits for the others")
+        try:
+            several = _join_cluster(distributed) and jax.process_count() > 1
+        finally:
+            if not several:
+                watchdog.stop()
+        if several:
+            if not saves:  # jax has installed a handler that only notes it
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            watchdog.name = f"process {jax.process_index()} of {jax.process_count()}"
+            _watchdog = watchdog
     heartbeat("the preparation of the run")
     try:
         with abort_together():
             yield
-    except UserError:
-        heartbeat(END)  # its one line says all
-        raise
-    heartbeat(END)
+    finally:  # of several processes, only if it ended in order or by a UserError
+        heartbeat(END)
 
 
 @contextlib.contextmanager
 def abort_together() -> Iterator[None]:
-    """Around what no process can do without the others: where it fails, this one ends at once.
+    """Around what no process can do without the others: where it fails, this process exits at once.
 
-    To end in order it would wait for them, jax at its end and a checkpoint under way at its own,
-    and they for it. A UserError is raised to all alike. Without effect in a run of one.
+    An orderly end would wait for the others, which wait for this one. A UserError is raised in all
+    processes alike. Without effect in a run of one.
     """
     try:
         yield
-    except UserError:
-        raise
-    except BaseException:
-        if _witness is None:
+    except BaseException as error:
+        if _watchdog is None or isinstance(error, UserError):
             raise
         traceback.print_exc()
         sys.stderr.flush()
@@ -85,12 +72,12 @@ def abort_together() -> Iterator[None]:
 
 
 def heartbeat(place: str) -> None:
-    """Says where this process stands: what it would wait for if another process were gone.
+    """Reports where this process is: what it would wait for if another process were gone.
 
-    Each call starts the clock of `distributed.timeout` anew. Without effect in a run of one.
+    Each call restarts the clock of `distributed.timeout`. Without effect in a run of one.
     """
-    if _witness is not None:
-        _witness.at(place)
+    if _watchdog is not None:
+        _watchdog.heartbeat(place)
 
 
 def is_lead_process() -> bool:
@@ -98,19 +85,20 @@ def is_lead_process() -> bool:
     return jax.process_index() == 0
 
 
-def _initialize(distributed: settings.Distributed) -> bool:
+def _join_cluster(distributed: settings.Distributed) -> bool:
     """Starts jax's side; False where there is no cluster."""
-    automatic = distributed.coordinator == "auto"
-    explicit = {
-        "coordinator_address": distributed.coordinator,
-        "num_processes": distributed.processes,
-        "process_id": distributed.process,
-        "cluster_detection_method": "deactivate",  # it would take one device for each process
-    }
     silence = min(SILENCE, distributed.timeout)
+    automatic, explicit = distributed.coordinator == "auto", {}
+    if not automatic:
+        explicit = {
+            "coordinator_address": distributed.coordinator,
+            "num_processes": distributed.processes,
+            "process_id": distributed.process,
+            "cluster_detection_method": "deactivate",  # would take one device for each process
+        }
     try:
         jax.distributed.initialize(
-            **({} if automatic else explicit),
+            **explicit,
             initialization_timeout=distributed.timeout,
             heartbeat_timeout_seconds=silence,
             shutdown_timeout_seconds=silence,
@@ -119,8 +107,7 @@ def _initialize(distributed: settings.Distributed) -> bool:
         # jax has no other way to say that it found no cluster.
         if automatic and str(error).startswith("coordinator_address should be defined"):
             return False
-        raise UserError(
-            f"distributed.coordinator={distributed.coordinator}: {' '.join(str(error).split())}; "
-            "off is a run of one process"
-        ) from error
+        reason = " ".join(str(error).split())
+        coordinator = f"distributed.coordinator={distributed.coordinator}"
+        raise UserError(f"{coordinator}: {reason}; off is a run of one process") from error
     return True

@@ -1,7 +1,4 @@
-"""Devices as a mesh of three axes: `data`, `fsdp` and `tensor`.
-
-Rows of a batch are spread over data x fsdp, parameters over fsdp and tensor (`parallel/rules.py`).
-"""
+"""Devices as a mesh: a batch is split over `data` x `fsdp`, parameters over `fsdp` and `tensor`."""
 
 import math
 from collections.abc import Sequence
@@ -20,21 +17,18 @@ AXES = ("data", "fsdp", "tensor")
 def make_mesh(sizes: settings.Mesh, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of `sizes` over `devices` (all of them by default); an axis of -1 takes the rest.
 
-    A smaller mesh than the machine takes its first devices, in a run of one process alone: with
+    A mesh smaller than the machine takes its first devices, in a run of one process only: with
     several, each must have its part.
 
-    Neighbours on an axis are neighbours in the machine. Of several slices (of TPUs, or GPU hosts
-    with a switch of their own) each has a part of the data axis, or, where their number does not
-    divide it, of the fsdp axis: all else stays within a slice.
-
-    Raises:
-      UserError: the sizes do not fit the number of devices, or of slices.
+    Neighbours on an axis are neighbours in the machine. Several slices (of TPUs, or GPU hosts with
+    a switch each) split the data axis, or, where their number does not divide it, the fsdp axis:
+    all else stays within a slice. Raises UserError for sizes that do not fit.
     """
     devices = list(jax.devices() if devices is None else devices)
     shape = [sizes.data, sizes.fsdp, sizes.tensor]
     wanted = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
-    if any(size < 1 and size != -1 for size in shape):
-        raise UserError(f"{wanted}: a size is at least 1, or -1 for the devices that are left")
+    if any(size < 1 and size != -1 for size in shape) or shape.count(-1) > 1:
+        raise UserError(f"{wanted}: a size is at least 1, and one may be -1, for what is left")
     if -1 in shape:
         fixed = math.prod(size for size in shape if size != -1)
         if len(devices) % fixed:
@@ -43,20 +37,31 @@ def make_mesh(sizes: settings.Mesh, devices: Sequence[jax.Device] | None = None)
     count = math.prod(shape)
     if count > len(devices) or (count < len(devices) and jax.process_count() > 1):
         raise UserError(f"{wanted}: a mesh of {count} devices, but there are {len(devices)}")
-    arranged = _arranged(shape, devices[:count], wanted)
-    # Auto: flax's logical constraints are hints to the compiler, not types of arrays.
+
+    options = {"devices": devices[:count], "allow_split_physical_axes": True}
+    slices = len({getattr(device, "slice_index", None) for device in devices[:count]})
+    across = next((axis for axis in (0, 1) if shape[axis] % slices == 0), None)
+    if slices == 1:
+        arranged = mesh_utils.create_device_mesh(shape, **options)
+    elif across is None:
+        raise UserError(f"{wanted}: the {slices} slices must divide mesh.data or mesh.fsdp")
+    else:
+        outer = [slices if axis == across else 1 for axis in range(len(AXES))]
+        shape[across] //= slices
+        arranged = mesh_utils.create_hybrid_device_mesh(shape, outer, **options)
+    # Auto: constraints on activations are hints to the compiler, not types of arrays.
     return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def data_shards(mesh: Mesh) -> int:
-    """How many contiguous blocks of rows a batch is cut into."""
+    """How many contiguous blocks of rows a batch is split into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def process_blocks(mesh: Mesh) -> tuple[tuple[int, ...], int]:
     """Which rows this process reads: (blocks, count), those blocks of `count` equal ones.
 
-    The fewest that will do. On a torus the devices of a process are a square of it, whose rows lie
+    The fewest blocks possible. On a torus the devices of a process are a square, whose rows lie
     apart in the batch. Processes whose devices share rows through the tensor axis read the same.
     """
     shards, fsdp = data_shards(mesh), mesh.shape["fsdp"]
@@ -71,19 +76,3 @@ def process_blocks(mesh: Mesh) -> tuple[tuple[int, ...], int]:
         if not rest and len(blocks) * size == len(held):
             break
     return tuple(blocks), count
-
-
-def _arranged(shape: list[int], devices: list[jax.Device], wanted: str) -> np.ndarray:
-    slices = len({getattr(device, "slice_index", None) for device in devices})
-    how = {"devices": devices, "allow_split_physical_axes": True}
-    if slices == 1:
-        return mesh_utils.create_device_mesh(shape, **how)
-    outer = [1] * len(AXES)
-    across = next((k for k in (0, 1) if shape[k] % slices == 0), None)
-    if across is None:
-        raise UserError(
-            f"{wanted}: mesh.data or mesh.fsdp must be a multiple of the {slices} slices"
-        )
-    outer[across] = slices
-    inner = [size // parts for size, parts in zip(shape, outer, strict=True)]
-    return mesh_utils.create_hybrid_device_mesh(inner, outer, **how)

@@ -1,83 +1,124 @@
-"""Shardings made from the logical names that parameters carry.
+"""The one table of how logical axes are split over the mesh, and shardings made from it.
 
-A *boxed* tree is what `Network.init_params` returns: each array in a flax box with the names of its
-dimensions. An optimizer's state made from boxed parameters is boxed likewise, so that it always
-follows them.
+Parameters and activations name their dimensions where they are made (`model/`); which devices hold
+which part of them is decided here and nowhere else. An unknown name is an error, so that a renamed
+axis can't silently be replicated.
 """
 
-import contextlib
 import functools
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
-from flax.linen.spmd import RulesFallback
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from k3m_jax.parallel.mesh import data_shards, process_blocks
-from k3m_jax.parallel.rules import BATCH_AXES, RULES
 from k3m_jax.settings import UserError
 
-# What a mesh with an fsdp axis may hold on every device: this share of the bytes, or so few of them
-# that it does not matter (a tiny model is largely biases).
+BATCH_AXES = ("data", "fsdp")
+
+# Mesh axes by logical name, and the setting that gives the dimension its size. Where two dimensions
+# of one array want the same mesh axis, the upper line gets it.
+RULES = {
+    # Rows of a batch: each device of the data and fsdp axes computes its own.
+    "batch": (BATCH_AXES, "training.batch"),
+    # Widths of the streams: split where parameters rest, gathered layer by layer to compute.
+    "embed": ("fsdp", "model.text.width"),
+    "image_embed": ("fsdp", "model.image.width"),
+    # What a tensor-parallel layer computes in parts.
+    "heads": ("tensor", "the heads of model.text, model.image and model.interactor"),
+    "mlp": ("tensor", "the mlp sizes of model.text, model.image and model.interactor"),
+    "vocab": ("tensor", "the tokenizer's vocabulary"),
+    "structure_heads": ("tensor", "model.structure.heads"),
+}
+# Whole on every device: small, or never the only dimension of a large array.
+WHOLE = {
+    *("layers", "kv"),  # of a scanned stack, whose every step needs a layer; within a head
+    *("norm", "width"),  # biases and scales; activations and outputs of square maps
+    *("length", "positions", "types"),  # of texts
+    *("features", "box", "classes"),  # of regions
+    *("streams", "scores", "parts"),  # of fusion and structure aggregation
+}
+# What a mesh with an fsdp axis may hold on every device: this share of the bytes, or few enough
+# bytes not to matter (a tiny model is largely biases).
 MAX_REPLICATED = 0.02
 NEGLIGIBLE_BYTES = 1 << 20
 
-_FLAX_RULES = tuple((rule.logical, rule.mesh) for rule in RULES)
-_BY_NAME = {rule.logical: rule for rule in RULES}
 
+def partition_spec(names: tuple[str, ...]) -> PartitionSpec:
+    """The mesh axes of an array whose dimensions have the logical `names`.
 
-def use_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
-    """Where jitted functions that run the network are traced and called: `constrain` sees `mesh`.
-
-    The rules are not given to flax as a context: it would then constrain parameters where it makes
-    them, in shapes that are not yet those of their names.
+    Raises ValueError for a name that the tables lack.
     """
-    return jax.set_mesh(mesh)
+    if unknown := [name for name in names if name not in WHOLE and name not in RULES]:
+        raise ValueError(f"the axis {unknown[0]!r} is not in RULES of {__name__}")
+    spec, taken = dict.fromkeys(names), set()
+    for name, (mesh_axes, _) in RULES.items():
+        axes = {mesh_axes} if isinstance(mesh_axes, str) else set(mesh_axes)
+        if name in spec and not axes & taken:
+            spec[name] = mesh_axes
+            taken |= axes
+    return PartitionSpec(*(spec[name] for name in names))
 
 
 def constrain(x: jax.Array, *names: str) -> jax.Array:
-    """An activation whose dimensions are called `names`, split as the table says.
+    """An activation whose dimensions have the logical `names`, split as the table says.
 
-    Outside `use_mesh` it is left alone. Raises ValueError for a name that the table lacks.
+    Outside `jax.set_mesh` it is left alone. Raises ValueError for a name that the tables lack.
     """
-    return nn.with_logical_constraint(
-        x, names, rules=_FLAX_RULES, fallback=RulesFallback.RAISE_ERROR
-    )
+    spec = partition_spec(names)
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec)
 
 
-def unbox(tree: Any) -> Any:
-    """A boxed tree as a tree of plain arrays."""
-    return jax.tree.map(lambda leaf: leaf.value if _is_box(leaf) else leaf, tree, is_leaf=_is_box)
+def path_name(path: tuple) -> str:
+    """The name of a parameter from its path in the tree, as jax gives it: `text_encoder/words`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def tree_shardings(mesh: Mesh, boxed: Any) -> Any:
-    """The sharding of each array of `boxed`, as a tree without boxes.
+def param_shardings(mesh: Mesh, params: Any, axes: Any) -> Any:
+    """The sharding of each parameter, abstract or real, from `axes`, `Network.param_axes`.
 
-    Args:
-      mesh: of `make_mesh`.
-      boxed: abstract or real; scalars need no box and are on every device.
-
-    Raises:
-      UserError: an array without names, a name that `RULES` lacks, a dimension that the mesh does
-        not divide, or too many bytes replicated on a mesh with `fsdp` > 1.
+    Raises UserError for a name that the tables lack, a dimension that the mesh does not divide, or
+    too many bytes replicated on a mesh with `fsdp` > 1.
     """
-    shardings = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: _leaf_sharding(mesh, _name(path), leaf), boxed, is_leaf=_is_box
-    )
-    _check_replication(mesh, unbox(boxed), shardings)
+    total, whole = 0, {}
+
+    def of_one(path: tuple, leaf: Any, names: tuple[str, ...]) -> NamedSharding:
+        nonlocal total
+        name, bytes = path_name(path), leaf.size * leaf.dtype.itemsize
+        try:
+            sharding = NamedSharding(mesh, partition_spec(names))
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from error
+        for size, logical, axis in zip(leaf.shape, names, sharding.spec, strict=True):
+            if axis is not None and size % mesh.shape[axis]:
+                raise UserError(
+                    f"{name}: its axis {logical!r} of size {size} is not a multiple of mesh.{axis} "
+                    f"{mesh.shape[axis]}; change mesh.{axis} or {RULES[logical][1]}"
+                )
+        total += bytes
+        whole[name] = bytes * sharding.is_fully_replicated
+        return sharding
+
+    shardings = jax.tree_util.tree_map_with_path(of_one, params, axes)
+    replicated = sum(whole.values())
+    # The tensor axis promises no memory, so a mesh of it alone is not checked.
+    if mesh.shape["fsdp"] > 1 and replicated > max(MAX_REPLICATED * total, NEGLIGIBLE_BYTES):
+        raise UserError(
+            f"{replicated / total:.1%} of the parameters' bytes lie on every device "
+            f"(at most {MAX_REPLICATED:.0%} may), {max(whole, key=whole.get)} the largest: "
+            f"set mesh.fsdp to 1 or give its axes a rule in {__name__}"
+        )
     return shardings
 
 
-def abstract_tree(mesh: Mesh, boxed: Any) -> Any:
-    """Shape, dtype and sharding of each array of `boxed`, without boxes."""
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        unbox(boxed),
-        tree_shardings(mesh, boxed),
-    )
+def with_shardings(tree: Any, shardings: Any) -> Any:
+    """Shape, dtype and sharding of each array of `tree`."""
+    struct = jax.ShapeDtypeStruct
+    return jax.tree.map(lambda x, s: struct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -93,24 +134,23 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """Rows of this process' blocks (`process_blocks`), in order -> arrays of the whole batch.
 
-    Raises:
-      UserError: the rows can't be cut into equal blocks.
+    Raises UserError if the rows can't be cut into equal blocks.
     """
     sharding, shards = batch_sharding(mesh), data_shards(mesh)
     blocks, count = process_blocks(mesh)
     block_rows = len(next(iter(batch.values()))) // len(blocks)
     rows = block_rows * count
-    if rows % shards:  # of a run's own batches its program has said so before
+    if rows % shards:  # `Trainer` has checked a run's own batches before
         raise UserError(
             f"a batch of {rows} rows can't be cut into {shards} equal blocks: change "
             "evaluation.batch, or mesh.data x mesh.fsdp"
         )
-    first = {block: place * block_rows for place, block in enumerate(blocks)}
 
     def part(array: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
         """What one device holds: it lies within a block."""
         start, stop, _ = index[0].indices(rows)
-        local = first[start // block_rows] + start % block_rows
+        block, offset = divmod(start, block_rows)
+        local = blocks.index(block) * block_rows + offset
         return array[local : local + stop - start]
 
     return {
@@ -122,57 +162,10 @@ def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Ar
 
 
 def put_on_all_hosts(sharding: NamedSharding, array: np.ndarray | jax.Array) -> jax.Array:
-    """An array that all processes have, put where `sharding` says: no process asks the others.
+    """An array that all processes have, put where `sharding` says, without communication.
 
-    One that lies on the devices already is moved only where it lies otherwise.
+    An array on the devices is moved only where it lies otherwise.
     """
     if isinstance(array, jax.Array):
         return jax.device_put(array, sharding)
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-
-
-def _is_box(leaf: Any) -> bool:
-    return isinstance(leaf, nn.LogicallyPartitioned)
-
-
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _leaf_sharding(mesh: Mesh, name: str, leaf: Any) -> NamedSharding:
-    if not _is_box(leaf):
-        if leaf.ndim:
-            raise UserError(f"{name} {leaf.shape} names no logical axes: box its initialiser")
-        return replicated(mesh)
-    for logical in leaf.names:
-        if logical not in _BY_NAME:
-            raise UserError(f"{name}: the axis {logical!r} is not in k3m_jax/parallel/rules.py")
-    spec = nn.logical_to_mesh_axes(leaf.names, _FLAX_RULES)
-    for size, logical, axis in zip(leaf.value.shape, leaf.names, spec, strict=True):
-        if axis is not None and size % mesh.shape[axis]:
-            raise UserError(
-                f"{name}: its axis {logical!r} of size {size} is not a multiple of mesh.{axis} "
-                f"{mesh.shape[axis]}; change mesh.{axis} or {_BY_NAME[logical].setting}"
-            )
-    return NamedSharding(mesh, spec)
-
-
-def _check_replication(mesh: Mesh, tree: Any, shardings: Any) -> None:
-    """The tensor axis promises no memory, so that a mesh of it alone is not checked."""
-    if mesh.shape["fsdp"] == 1:
-        return
-    whole, total = {}, 0
-    for (path, leaf), sharding in zip(
-        jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(shardings), strict=True
-    ):
-        size = leaf.size * leaf.dtype.itemsize
-        total += size
-        if sharding.is_fully_replicated:
-            whole[_name(path)] = size
-    if sum(whole.values()) > max(MAX_REPLICATED * total, NEGLIGIBLE_BYTES):
-        largest = max(whole, key=whole.get)
-        raise UserError(
-            f"{sum(whole.values()) / total:.1%} of the parameters' bytes lie on every device "
-            f"(at most {MAX_REPLICATED:.0%} may), {largest} the largest: "
-            "set mesh.fsdp to 1 or give its axes a rule in k3m_jax/parallel/rules.py"
-        )
