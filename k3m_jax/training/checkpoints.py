@@ -1,16 +1,17 @@
 """Checkpoints: written in the background, kept by age and by quality, restored onto any mesh.
 
-A checkpoint of step n (n steps done) has four parts: `params`; `progress`, the rest of the state;
-`data`, where the input stands; `meta`, what the run is (settings, fingerprints, versions).
+Their parts are `params`; `progress`, the rest of the state; and `meta`, what the run is.
 """
 
 import contextlib
 import dataclasses
-import functools
 import importlib.metadata
+import json
 import math
+import operator
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -23,32 +24,19 @@ from k3m_jax.data.store import remote
 from k3m_jax.model.network import Network, Params
 from k3m_jax.parallel import shardings
 from k3m_jax.settings import Settings, UserError
-from k3m_jax.training.state import State
+from k3m_jax.training.step import State
 
 FOLDER = "checkpoints"
+_loss = operator.itemgetter("loss")  # of the metrics of a checkpoint
 Which = int | Literal["best", "latest"]
 
-# Settings that may change between a run and its resumption: they do not change what is learned, or
-# their fingerprint is compared in their place (sources, tokenizer), or only by rounding and noise
-# (accumulation, with which a batch fits fewer devices).
-RESUMABLE_KEYS = (
-    "data.sources",
-    "data.threads",
-    "data.tokenizer",
-    "data.workers",
-    "debug.",
-    "distributed.",
-    "evaluation.",
-    "mesh.",
-    "model.remat",
-    "model.unroll",
-    "training.accumulation",
-    "training.checkpoint_every",
-    "training.eval_every",
-    "training.keep",
-    "training.log_every",
-    "training.profile_start",
-    "training.profile_steps",
+# Settings that may change when a run is resumed: they do not change what is learned, or change
+# rounding and noise alone (accumulation, with which a batch fits fewer devices).
+RESUMABLE = re.compile(
+    r"(debug|distributed|evaluation|mesh)\."
+    r"|data\.(threads|workers)"
+    r"|model\.(remat|unroll)"
+    r"|training\.(accumulation|checkpoint_every|eval_every|keep|log_every|profile_)"
 )
 
 
@@ -56,35 +44,40 @@ RESUMABLE_KEYS = (
 class Meta:
     """What a run is: two runs of equal `settings`, `data` and `vocabulary` are the same."""
 
-    settings: dict[str, Any]  # resolved, as a plain dict
+    settings: dict[str, Any]  # resolved, as JSON has them
     data: list[str]  # fingerprint of each source's records
     vocabulary: str  # fingerprint of the tokenizer
     versions: dict[str, str]  # of the packages that it runs on
-    # What the first parameters were taken from, `starting.Weights.origin`; None: from scratch.
+    # What the first parameters were read from (`read_init_from`); None: from scratch.
     imported: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, settings: Settings, data: Sequence[str], vocabulary: str) -> "Meta":
-        """Of a run that starts now."""
+        """Of a run with these resolved settings and fingerprints, on the installed packages."""
         packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
         versions = {name: importlib.metadata.version(name) for name in packages}
         versions = {k3m_jax.__name__: k3m_jax.__version__, **versions}
-        return cls(dataclasses.asdict(settings), list(data), vocabulary, versions)
+        return cls(json.loads(settings.to_json()), list(data), vocabulary, versions)
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must have as before, by key; data are compared by fingerprint."""
+        leaves = jax.tree.leaves_with_path(self.settings, is_leaf=lambda x: not isinstance(x, dict))
+        found = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
+        found["data.sources"] = f"records of fingerprint {', '.join(self.data)}"
+        found["data.tokenizer"] = f"vocabulary of fingerprint {self.vocabulary}"
+        return {key: value for key, value in found.items() if not RESUMABLE.match(key)}
 
 
 class Checkpoints:
     """The checkpoints of one run's folder."""
 
     def __init__(self, workdir: epath.PathLike, meta: Meta, keep: int):
-        """`keep` is how many of the newest stay, besides the best by held-out loss."""
+        """`keep` is how many of the newest stay, in addition to the best by held-out loss."""
         self._folder, self._meta = remote.absolute(workdir) / FOLDER, meta
         policies = [
             ocp.checkpoint_managers.LatestN(keep),
-            ocp.checkpoint_managers.BestN(
-                n=1,
-                get_metric_fn=_loss,
-                reverse=True,  # the least last: the policy keeps the end of its order
-            ),
+            # Reversed: the policy keeps the end of its order, which is to be the smallest loss.
+            ocp.checkpoint_managers.BestN(n=1, get_metric_fn=_loss, reverse=True),
         ]
         self._manager = _manager(
             self._folder,
@@ -93,180 +86,115 @@ class Checkpoints:
         )
 
     def record_init_source(self, origin: Mapping[str, Any]) -> None:
-        """Notes in the meta of a fresh run what its parameters were imported from."""
+        """Records in the meta of a fresh run what its parameters were imported from."""
         self._meta = dataclasses.replace(self._meta, imported=dict(origin))
 
     def restore(self, abstract_state: State) -> State | None:
         """The newest state that can be read; None in a fresh folder.
 
-        What is damaged is set aside, with a warning.
-
-        Args:
-          abstract_state: shape, dtype and sharding of each array, `Program.abstract_state`.
-
-        Raises:
-          UserError: the folder holds another run, nothing in it can be read, or the file system
-            does not let it be read.
+        Damaged checkpoints are renamed, with a warning. `abstract_state` is that of the `Trainer`.
+        Raises UserError: another run's folder, nothing in it can be read, or the disk fails.
         """
-        unreadable: dict[int, Exception] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        steps, damaged, state = sorted(self._manager.all_steps(), reverse=True), {}, None
+        for step in steps:
             try:
                 state = self._restore(step, abstract_state)
+                break
             except (ValueError, FileNotFoundError, KeyError, TypeError) as error:
+                damaged[step] = _first_line(error)
+                # Other processes may wait: none can turn to an older one alone, the next start can.
                 if jax.process_count() > 1:
-                    self._quarantine_and_abort(step, error)
-                unreadable[step] = error
-                continue
+                    break
             except OSError as error:
-                # The disk's fault, not the checkpoint's: going back would repeat steps for nothing.
-                raise UserError(
-                    f"{self._folder / str(step)} can't be read at present "
-                    f"({_first_line({step: error})}): mend that and run the same command again"
-                ) from error
-            self._quarantine(unreadable)
-            return state
-        if unreadable:
-            raise UserError(
-                f"no checkpoint in {self._folder} can be read ({_first_line(unreadable)}): "
-                "start anew in another --workdir, or remove this folder"
-            )
-        return None
+                failed = f"{self._folder / str(step)} can't be read ({_first_line(error)})"
+                raise UserError(f"{failed}: repair it and run the same command again") from error
+        if damaged and len(damaged) == len(steps):
+            failed = f"no checkpoint in {self._folder} can be read ({damaged[steps[0]]})"
+            raise UserError(f"{failed}: start in another --workdir, or remove this folder")
+        for step, reason in damaged.items():
+            folder, new = self._folder / str(step), f"unreadable-{step}"
+            with contextlib.suppress(FileNotFoundError):  # another process was here first
+                folder.rename(folder.with_name(new))
+            warnings.warn(f"{folder} can't be read ({reason}): renamed to {new}", stacklevel=2)
+        if damaged:
+            self._manager.reload()
+            if state is None:
+                raise RuntimeError("run the same command again to go on from an older checkpoint")
+        return state
 
-    def save(
-        self, step: int, state: State, data: Mapping[str, int], loss: float | None = None
-    ) -> None:
-        """Copies the state from the devices and returns; the rest is written in the background.
+    def save(self, step: int, state: State, loss: float | None = None) -> None:
+        """Copies the state from the devices and writes it in the background.
 
-        Args:
-          step: steps done.
-          state: after them.
-          data: where the input stands, as its iterator says.
-          loss: on held-out products, if it is known.
+        `loss` is that on held-out products, if it was measured.
         """
+        # A loss that is not a number ranks as none: last, the newest of them first.
+        unmeasured = loss is None or math.isnan(loss)
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(state.params),
-                progress=ocp.args.StandardSave(_progress(state)),
-                data=ocp.args.JsonSave(dict(data)),
+                progress=ocp.args.StandardSave(state._replace(params=())),
                 meta=ocp.args.JsonSave(dataclasses.asdict(self._meta)),
             ),
-            # What was not measured ranks last, the newest of it first.
-            metrics={"loss": math.inf if loss is None else loss},
+            metrics={"loss": math.inf if unmeasured else loss},
         )
 
     def wait(self) -> None:
-        """Returns when all is written; raises what went wrong in the background."""
+        """Returns when all is written; raises errors of the background threads."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits likewise, and ends the threads that write."""
+        """Waits likewise, and ends the background threads."""
         self._manager.close()
 
     def _restore(self, step: int, abstract_state: State) -> State:
-        json = self._manager.restore(
-            step, args=ocp.args.Composite(data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore())
-        )
-        meta = Meta(**json.meta)
-        self._check(step, json.data, meta)
-        arrays = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(abstract_state.params),
-                progress=ocp.args.StandardRestore(_progress(abstract_state)),
-            ),
-        )
-        self._meta = dataclasses.replace(self._meta, imported=meta.imported)
-        return State(params=arrays.params, **arrays.progress)
-
-    def _check(self, step: int, data: Mapping[str, int], meta: Meta) -> None:
-        """Raises UserError where the checkpoint is not of this run."""
-        # A setting younger than the run has a default that does as the run did.
-        defaults = _flat(dataclasses.asdict(Settings()))
-        old, new = defaults | _flat(meta.settings), _flat(self._meta.settings)
+        saved = Meta(**_read(self._manager, step, meta=ocp.args.JsonRestore()).meta)
+        old, new = saved.identity(), self._meta.identity()
         for key in sorted(old.keys() | new.keys()):
-            if old.get(key) != new.get(key) and not key.startswith(RESUMABLE_KEYS):
-                raise UserError(
-                    f"{self._folder.parent} holds a run with {key} = {old.get(key)!r}, not "
-                    f"{new.get(key)!r}: set it back, or start in another --workdir"
-                )
-        for name, key in (("data", "data.sources"), ("vocabulary", "data.tokenizer")):
-            if getattr(meta, name) != getattr(self._meta, name):
-                raise UserError(
-                    f"{self._folder.parent} holds a run on other products or another vocabulary: "
-                    f"set {key} back, or start in another --workdir"
-                )
-        if data != {"next_index": step}:
-            raise UserError(
-                f"{self._folder / str(step)}: the input stands at {data}, not at step {step}: "
-                "the checkpoint is not of this program; start in another --workdir"
-            )
-
-    def _quarantine_and_abort(self, step: int, error: Exception) -> None:
-        """Sets a checkpoint aside for the next start of several processes.
-
-        Others may have read their part of it and wait: no process can turn to an older one alone.
-        """
-        if step == min(self._manager.all_steps()):
-            return  # there is none to go on from
-        folder = self._folder / str(step)
-        with contextlib.suppress(FileNotFoundError):  # another process was here first
-            folder.rename(folder.with_name(f"unreadable-{step}"))
-        raise RuntimeError(
-            f"{folder} can't be read ({_first_line({step: error})}): set aside as "
-            f"unreadable-{step}; run the same command again to go on from an older checkpoint"
-        ) from error
-
-    def _quarantine(self, unreadable: Mapping[int, Exception]) -> None:
-        for step, error in unreadable.items():
-            folder = self._folder / str(step)
-            folder.rename(folder.with_name(f"unreadable-{step}"))
-            warnings.warn(
-                f"{folder} can't be read ({_first_line({step: error})}): set aside as "
-                f"unreadable-{step}, going on from an older checkpoint",
-                stacklevel=3,
-            )
-        if unreadable:
-            self._manager.reload()
+            if (was := old.get(key)) != (now := new.get(key)):
+                found = f"{self._folder.parent} holds a run with {key} = {was!r}, not {now!r}"
+                raise UserError(f"{found}: set it back, or start in another --workdir")
+        params = ocp.args.StandardRestore(abstract_state.params)
+        progress = ocp.args.StandardRestore(abstract_state._replace(params=()))
+        arrays = _read(self._manager, step, params=params, progress=progress)
+        self._meta = dataclasses.replace(self._meta, imported=saved.imported)
+        return arrays.progress._replace(params=arrays.params)
 
 
 def load_meta(workdir: epath.PathLike, which: Which = "best") -> Meta:
-    """What the run is that wrote a checkpoint; `Settings.from_config` reads its settings.
-
-    Raises:
-      UserError: there is no such checkpoint.
-    """
-    with _manager(_existing(workdir), create=False) as manager:
-        step = _find(manager, which)
-        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
-    return Meta(**meta)
+    """What the run is that wrote a checkpoint; UserError where there is no such one."""
+    with _open(workdir, which) as (manager, step):
+        return Meta(**_read(manager, step, meta=ocp.args.JsonRestore()).meta)
 
 
 def load_params(
     workdir: epath.PathLike, which: Which, network: Network, mesh: Mesh
 ) -> tuple[Params, int]:
-    """Parameters and the step of a checkpoint, placed on `mesh` whatever it was written from.
+    """Parameters and step of a checkpoint, placed on any mesh; UserError where there is none.
 
-    Args:
-      workdir: of the run.
-      which: a step, the `latest`, or the `best` by held-out loss (the latest if none was measured).
-      network: of the settings that `load_meta` tells.
-      mesh: of `parallel.mesh.make_mesh`.
-
-    Raises:
-      UserError: there is no such checkpoint.
+    `which` is a step, the `latest`, or the `best` by held-out loss (the latest if none was
+    measured); `network` is of the settings that `load_meta` reads.
     """
-    boxed = jax.eval_shape(functools.partial(network.init_params, jax.random.key(0)))
-    target = shardings.abstract_tree(mesh, boxed)
-    with _manager(_existing(workdir), create=False) as manager:
-        step = _find(manager, which)
-        args = ocp.args.Composite(params=ocp.args.StandardRestore(target))
-        return manager.restore(step, args=args).params, step
+    params = jax.eval_shape(network.init_params, jax.random.key(0))
+    split = shardings.param_shardings(mesh, params, network.param_axes())
+    target = ocp.args.StandardRestore(shardings.with_shardings(params, split))
+    with _open(workdir, which) as (manager, step):
+        return _read(manager, step, params=target).params, step
 
 
-def _progress(state: State) -> dict[str, Any]:
-    """All of a state but its parameters, which are kept apart: evaluation reads them alone."""
-    return {name: value for name, value in state._asdict().items() if name != "params"}
+@contextlib.contextmanager
+def _open(workdir: epath.PathLike, which: Which) -> Iterator[tuple[ocp.CheckpointManager, int]]:
+    """A run's checkpoints, only to be read, and the step of one of them."""
+    folder = remote.absolute(workdir) / FOLDER
+    if not folder.is_dir():
+        raise UserError(f"{workdir} has no {FOLDER}: train first, python -m launch.pretrain --help")
+    with _manager(folder, create=False) as manager:
+        if not (steps := sorted(manager.all_steps())):
+            raise UserError(f"{folder} has no finished checkpoint yet")
+        step = {"latest": steps[-1], "best": manager.best_step()}.get(which, which)
+        if step not in steps:
+            raise UserError(f"{folder} has no checkpoint of step {step}, only of {steps}")
+        yield manager, step
 
 
 def _manager(folder: epath.Path, **options) -> ocp.CheckpointManager:
@@ -274,43 +202,9 @@ def _manager(folder: epath.Path, **options) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder, options=options)
 
 
-def _loss(metrics: Mapping[str, float]) -> float:
-    """A loss that is not a number is the worst."""
-    return math.inf if math.isnan(metrics["loss"]) else metrics["loss"]
+def _read(manager: ocp.CheckpointManager, step: int, **parts) -> Any:
+    return manager.restore(step, args=ocp.args.Composite(**parts))
 
 
-def _existing(workdir: epath.PathLike) -> epath.Path:
-    folder = remote.absolute(workdir) / FOLDER
-    if not folder.is_dir():
-        raise UserError(f"{workdir} has no {FOLDER}: train first, python -m launch.pretrain --help")
-    return folder
-
-
-def _find(manager: ocp.CheckpointManager, which: Which) -> int:
-    steps = sorted(manager.all_steps())
-    if not steps:
-        raise UserError(f"{manager.directory} has no finished checkpoint yet")
-    if which == "latest":
-        return steps[-1]
-    if which == "best":
-        best = manager.best_step()
-        measured = best is not None and math.isfinite(_loss(manager.metrics(best)))
-        return best if measured else steps[-1]
-    if which not in steps:
-        raise UserError(f"{manager.directory} has no checkpoint of step {which}, only of {steps}")
-    return which
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, Mapping):
-        # JSON knows no tuples.
-        return {prefix: list(tree) if isinstance(tree, tuple) else tree}
-    leaves = {}
-    for name, value in tree.items():
-        leaves |= _flat(value, f"{prefix}.{name}" if prefix else name)
-    return leaves
-
-
-def _first_line(errors: Mapping[int, Exception]) -> str:
-    error = next(iter(errors.values()))
+def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]

@@ -1,161 +1,145 @@
-"""The model's own count of its arithmetic, by formula: the one place where FLOPs are counted.
+"""FLOPs of the models, by formula; the private functions count multiply-adds of one item."""
 
-The private functions count multiply-adds.
-"""
+import math
+from collections.abc import Callable
 
 from k3m_jax import settings
-from k3m_jax.data.input.batch import BATCH_GROUPS, max_masked_tokens
+from k3m_jax.data.input.batch import BatchLayout
+from k3m_jax.model.heads import TASK_HEADS
+from k3m_jax.objectives.masked_language import MaskedLanguage
 from k3m_jax.settings import Settings
+from k3m_jax.settings.presets import PRESETS
 
 
-def forward_flops(settings: Settings) -> float:
+def forward_flops(s: Settings) -> float:
     """FLOPs of the matrix products of one item's forward pass, padding included.
 
-    A multiply and an add are two. Attention, fusion, aggregation and what the run's task reads of
-    them are counted, candidates with it; LayerNorm, softmax and other elementwise work are not.
+    A multiply and an add are two. Attention, fusion, aggregation and the heads of the run's task
+    are counted, candidates too; LayerNorm, softmax and other elementwise work are not.
     """
-    s = settings
-    return 2.0 * (_MODELS[s.model.preset](s) + _picture_map(s) + _TASKS[s.task.name](s))
+    count = MODELS[s.model.preset](s) + _image_map(s)
+    if s.task.downstream:
+        count += _task_head(s)
+    else:
+        heads = PRESETS[s.model.preset].objectives
+        count += sum(HEADS[name](s) for name in heads if name in HEADS)
+    return 2.0 * count
 
 
-def training_flops(settings: Settings) -> float:
+def training_flops(s: Settings) -> float:
     """Of one item in one step: the backward pass has two products for each of the forward's."""
-    return 3 * forward_flops(settings)
+    return 3 * forward_flops(s)
 
 
-def _k3m(s: Settings) -> float:
-    model, inter = s.model, s.model.interactor
-    released = model.preset == "release"
-    D, Dv, W, H = model.text.width, model.image.width, inter.width, model.structure.heads
-    T, K, X, R = s.text_length, s.lengths.knowledge, s.lengths.triples, s.image.regions + 1
-
-    def stack(sizes, length, before):
-        """Of a stream; what is run after the first block is run for each of two others."""
-        times = 2 * sizes.layers - before[0] if released else sizes.layers
-        return times * _layer(length, sizes.width, sizes.mlp)
-
-    encoded = sum(stack(model.text, length, inter.text_layers) for length in (T, K))
-    encoded += _regions(s, Dv, 5) + stack(model.image, R, inter.image_layers)
-    interactors = _co_attention(inter, (T, D), (R, Dv), W, inter.image_mlp)
-    if released:
-        interactors += _co_attention(inter, (K, D), (R, Dv), W, inter.image_mlp)
-        interactors += _co_attention(inter, (T, D), (K, D), D, inter.text_mlp)
-    texts, views = (T + K, 3) if released else (T, 2)
-    scores, joined = views**2, views
-    maps = {"mean": 0, "interactive": 0, "hard": scores, "soft": scores + joined}
-    fusion = maps[model.fusion.mode] * (texts * D**2 + R * Dv**2)
-    structure = H * X * 3 * D**2 + (model.structure.residual == "linear") * D**2
-    structure += (model.structure.combine == "concat") * H * D**2
-    return encoded + interactors + fusion + structure
+def texts(s: Settings, *, without: tuple[str, ...] = ()) -> float:
+    """The text encoder's layers over the arrays `…_tokens` of a batch, but those `without`."""
+    if s.task.downstream and not TASK_HEADS[s.task.name].candidates:
+        without += ("link_tokens",)
+    return sum(
+        math.prod(shape[1:-1]) * stack(s.model.text, shape[-1])
+        for name, (shape, _) in BatchLayout.of(s).spec(1).items()
+        if name.endswith("_tokens") and name not in without
+    )
 
 
-def _bert(s: Settings) -> float:
-    return _stack(s.model.text, s.text_length)
-
-
-def _vilbert(s: Settings) -> float:
-    D, Dv, inter = s.model.text.width, s.model.image.width, s.model.interactor
-    T, R = s.text_length, s.image.regions + 1
-    encoded = _stack(s.model.text, T) + _regions(s, Dv, 5) + _stack(s.model.image, R)
-    return encoded + _co_attention(inter, (T, D), (R, Dv), inter.width, inter.image_mlp)
-
-
-def _vlbert(s: Settings) -> float:
-    length = s.text_length + s.image.regions + 1
-    return _regions(s, s.model.text.width, 5) + _stack(s.model.text, length)
-
-
-def _lxmert(s: Settings) -> float:
-    D, inter = s.model.text.width, s.model.interactor
-    T, R = s.text_length, s.image.regions + 1
-    encoded = _stack(s.model.text, T) + _regions(s, D, 4) + _stack(s.model.image, R)
-    cross = _attention((T, D), (R, D), D) + _attention((R, D), (T, D), D)
-    own = _layer(T, D, inter.text_mlp) + _layer(R, D, inter.image_mlp)
-    return encoded + inter.blocks * (cross + own)
-
-
-def _picture_map(s: Settings) -> float:
-    """The map of regions, where there is a picture, to the width of the text."""
-    if "picture" not in BATCH_GROUPS[s.model.preset]:
-        return 0
-    return (s.image.regions + 1) * _image_width(s) * s.model.text.width
-
-
-def _image_width(s: Settings) -> int:
-    return (s.model.text if s.model.preset == "vlbert" else s.model.image).width
-
-
-def _pretraining(s: Settings) -> float:
-    """The heads, and the candidates of links, of those parts that the preset's batches have."""
-    D, V, parts = s.model.text.width, s.model.vocabulary, BATCH_GROUPS[s.model.preset]
-    count = max_masked_tokens(s) * D * (D + V)
-    if "picture" in parts:
-        width = _image_width(s)
-        count += s.image.regions * width * (width + s.region_outputs)
-    if "values" in parts:
-        count += s.lengths.knowledge * D * (D + V)
-    if "links" in parts:
-        count += _candidates(s)
-    return count
-
-
-def _questions(s: Settings) -> float:
-    """The candidates, which every model encodes, and the head's maps of them and of the item."""
-    J, D = 1 + s.objectives.lpm.negative_values, s.model.text.width
-    return _candidates(s) + (2 * J + 1) * D**2 + J * D
-
-
-def _candidates(s: Settings) -> float:
-    J = 1 + s.objectives.lpm.negative_values
-    return J * _stack(s.model.text, s.lengths.candidate)
-
-
-def _regions(s: Settings, width: int, corners: int) -> float:
-    """The embedding of regions, of so many numbers of a box."""
+def regions(s: Settings, width: int, corners: int = 5) -> float:
+    """The embedding of regions with `corners` numbers of a box each."""
     return (s.image.regions + 1) * (s.image.input_dim + corners) * width
 
 
-def _stack(sizes: settings.Encoder, length: int) -> float:
-    return sizes.layers * _layer(length, sizes.width, sizes.mlp)
+def stack(sizes: settings.Encoder, length: int) -> float:
+    """A stack of layers over one stream."""
+    return sizes.layers * layer(length, sizes.width, sizes.mlp)
 
 
-def _layer(length: int, width: int, mlp: int) -> float:
-    """One Transformer layer of a stream by itself."""
+def layer(length: int, width: int, mlp: int) -> float:
+    """One Transformer layer over one stream."""
     own = (length, width)
-    return _attention(own, own, width) + 2 * length * width * mlp
+    return attention(own, own, width) + 2 * length * width * mlp
 
 
-def _attention(stream: tuple[int, int], context: tuple[int, int], inner: int) -> float:
-    """(length, width) of the stream that asks and of what it asks; `inner`: all heads' width."""
+def attention(stream: tuple[int, int], context: tuple[int, int], inner: int) -> float:
+    """(length, width) of the queries' stream and of the context; `inner`: all heads' width."""
     (Q, width), (S, context_width) = stream, context
     return 2 * Q * width * inner + 2 * S * context_width * inner + 2 * Q * S * inner
 
 
-def _co_attention(
+def co_attention(
     inter: settings.Interactor,
     text: tuple[int, int],
     other: tuple[int, int],
     inner: int,
     other_mlp: int,
 ) -> float:
-    """All blocks of a text and another stream, each (length, width)."""
-    exchange = _attention(text, other, inner) + _attention(other, text, inner)
+    """All blocks between a text and another stream, each (length, width)."""
+    exchange = attention(text, other, inner) + attention(other, text, inner)
     own = 2 * text[0] * text[1] * inter.text_mlp + 2 * other[0] * other[1] * other_mlp
     return inter.blocks * (exchange + own)
 
 
-_MODELS = {
-    "paper": _k3m,
-    "release": _k3m,
-    "bert": _bert,
-    "vilbert": _vilbert,
-    "vlbert": _vlbert,
-    "lxmert": _lxmert,
-}
-# What of the model's streams a task asks for; of a pair, a row's half of its head.
-_TASKS = {
-    "pretraining": _pretraining,
-    "classification": lambda s: s.model.text.width * len(s.task.classes),
-    "alignment": lambda s: s.model.text.width,
-    "questions": _questions,
+def fusion(s: Settings, streams: int, text_length: int) -> float:
+    """Of so many features of each position; `text_length` of all texts together."""
+    scores, joined = streams**2, streams
+    maps = {"mean": 0, "interactive": 0, "hard": scores, "soft": scores + joined}
+    D, Dv, R = s.model.text.width, s.model.image.width, s.image.regions + 1
+    return maps[s.model.fusion.mode] * (text_length * D**2 + R * Dv**2)
+
+
+def structure(s: Settings) -> float:
+    """Structure aggregation."""
+    sizes, D, X = s.model.structure, s.model.text.width, s.lengths.triples
+    maps = sizes.heads * X * 3 + (sizes.residual == "linear")
+    return (maps + (sizes.combine == "concat") * sizes.heads) * D**2
+
+
+def _k3m(s: Settings) -> float:
+    return two_streams(s) + fusion(s, 2, s.text_length) + structure(s)
+
+
+def two_streams(s: Settings) -> float:
+    """The encoders and the interactor."""
+    D, Dv, inter = s.model.text.width, s.model.image.width, s.model.interactor
+    T, R = s.text_length, s.image.regions + 1
+    encoded = texts(s) + regions(s, Dv) + stack(s.model.image, R)
+    return encoded + co_attention(inter, (T, D), (R, Dv), inter.width, inter.image_mlp)
+
+
+def _image_map(s: Settings) -> float:
+    """The map of regions to the width of the text."""
+    if "image" not in PRESETS[s.model.preset].modalities:
+        return 0
+    return (s.image.regions + 1) * _image_width(s) * s.model.text.width
+
+
+def _image_width(s: Settings) -> int:
+    return IMAGE_WIDTHS.get(s.model.preset, lambda s: s.model.image.width)(s)
+
+
+def language_head(s: Settings, positions: int) -> float:
+    """The MLM head at so many positions."""
+    return positions * s.model.text.width * (s.model.text.width + s.model.vocabulary)
+
+
+def _object_head(s: Settings) -> float:
+    width = _image_width(s)
+    return s.image.regions * width * (width + s.region_outputs)
+
+
+def _task_head(s: Settings) -> float:
+    """Of a pair, a row's half of its head."""
+    D = s.model.text.width
+    if s.task.name == "questions":
+        J = 1 + s.objectives.lpm.negative_values
+        return (2 * J + 1) * D**2 + J * D
+    return D * (len(s.task.classes) if s.task.name == "classification" else 1)
+
+
+# By preset, encoders and all between them and the embedding.
+MODELS: dict[str, Callable[[Settings], float]] = {"paper": _k3m}
+# By preset, the width of its regions where that is not the image encoder's.
+IMAGE_WIDTHS: dict[str, Callable[[Settings], int]] = {}
+# By objective, where it has a head.
+HEADS: dict[str, Callable[[Settings], float]] = {
+    "mlm": lambda s: language_head(s, MaskedLanguage.from_settings(s).limit),
+    "mom": _object_head,
 }

@@ -1,18 +1,97 @@
-"""One step of a run, as a pure function of arrays."""
+"""One step of a run, as a pure function of arrays, and its optimizer: AdamW, warm-up and decay."""
 
-from collections.abc import Container, Mapping
+import functools
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from k3m_jax.model.network import Network
-from k3m_jax.objectives.objective import objective_of
-from k3m_jax.objectives.sums import Sum, safe_ratio
-from k3m_jax.training.optimizer import learning_rate, make_optimizer
-from k3m_jax.training.state import State
+from k3m_jax import objectives, settings, tasks
+from k3m_jax.model.network import Network, Params
+from k3m_jax.objectives.base import Sum, safe_ratio
+from k3m_jax.parallel.shardings import path_name, put_on_all_hosts
 
 Metrics = dict[str, jax.Array]
+Batch = Mapping[str, jax.Array]
+Sums = Mapping[str, Sum]
+
+
+class State(NamedTuple):
+    """What a run carries from step to step; random numbers are drawn from its seed and the step."""
+
+    step: jax.Array  # int32: batches seen
+    params: Params
+    opt_state: Any
+    skipped: jax.Array  # int32: steps refused because the loss or the gradient was not finite
+
+
+def init_state(network: Network, seed: jax.Array | int) -> State:
+    """The state before the first step."""
+    params = network.init_params(jax.random.key(seed))
+    opt_state = make_optimizer(network.settings.optimizer).init(params)
+    return State(jnp.int32(0), params, opt_state, jnp.int32(0))
+
+
+def train_step(
+    network: Network, seed: jax.Array, state: State, batch: Batch
+) -> tuple[State, Metrics]:
+    """The next state, and the losses and rates of this step as float32 scalars.
+
+    `batch` is that of all devices, see `data.input.batch.BatchLayout`; `seed` is a uint32 array, so
+    that one program serves repetitions of a run.
+    """
+    s = network.settings
+    active = tasks.training_objectives(s)
+    # A micro-batch's own weights would average averages.
+    whole = objectives.target_weights(active, batch)
+    temperature = gumbel_temperature(network, state.step)
+
+    def loss(params: Params, micro: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
+        noise, negatives = jax.random.split(key)
+        outputs = network.apply(params, micro, temperature=temperature, key=noise)
+        sums = objectives.sums(active, outputs, micro, negatives)
+        return objectives.total(active, sums, whole), sums
+
+    differentiate = jax.grad(loss, has_aux=True)
+
+    def add(gradient: Params, micro_and_key: tuple[Batch, jax.Array]) -> tuple[Params, Sums]:
+        part, sums = differentiate(state.params, *micro_and_key)
+        return jax.tree.map(jnp.add, gradient, part), sums
+
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    if (count := s.training.accumulation) == 1:
+        gradient, sums = differentiate(state.params, batch, key)
+    else:
+        micros = micro_batches(batch, count, s.objectives.group)
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        gradient, sums = jax.lax.scan(add, zeros, (micros, jax.random.split(key, count)))
+        sums = jax.tree.map(lambda x: x.sum(0), sums)
+    total, norm = objectives.total(active, sums, whole), optax.tree.norm(gradient)
+    optimizer = make_optimizer(s.optimizer)
+    direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    rate = learning_rate(s.optimizer, s.training.steps, state.step)
+    params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
+    proposed = State(state.step + 1, params, opt_state, state.skipped)
+    # A refused step leaves parameters and optimizer as they are; the next batch follows.
+    refused = state._replace(step=state.step + 1, skipped=state.skipped + 1)
+    finite = jnp.isfinite(total) & jnp.isfinite(norm)
+    state = jax.tree.map(functools.partial(jnp.where, finite), proposed, refused)
+    metrics = {
+        "loss": total,
+        # Losses as `mlm_loss` and so on, accuracies under their own names.
+        **{f"{k}_loss" if k in whole else k: safe_ratio(*x) for k, x in sums.items()},
+        "gradient_norm": norm,
+        "learning_rate": rate,
+        "temperature": temperature,
+        "skipped": state.skipped,
+    }
+    if "region_mask" in batch:
+        # Pictures that can't be read count as absent; this shows how many there are.
+        metrics["picture_share"] = batch["region_mask"].any(1).mean()
+    return state, metrics
 
 
 def gumbel_temperature(network: Network, step: jax.Array) -> jax.Array:
@@ -22,12 +101,8 @@ def gumbel_temperature(network: Network, step: jax.Array) -> jax.Array:
     return fusion.temperature_start * ratio ** (step / max(steps - 1, 1))
 
 
-def micro_batches(batch: Mapping[str, jax.Array], count: int, group: int) -> dict[str, jax.Array]:
-    """[B, ...] -> [count, B / count, ...]; micro-batch m takes groups m, m + count, ...
-
-    So each device, which holds a contiguous block of rows, has a part of every micro-batch, no row
-    moves between devices, and groups stay whole.
-    """
+def micro_batches(batch: Batch, count: int, group: int) -> dict[str, jax.Array]:
+    """[B, ...] -> [count, B / count, ...]: groups m, m + count, ..., so that no row moves."""
 
     def split(x: jax.Array) -> jax.Array:
         x = x.reshape(-1, count, group, *x.shape[1:])
@@ -36,78 +111,58 @@ def micro_batches(batch: Mapping[str, jax.Array], count: int, group: int) -> dic
     return {name: split(x) for name, x in batch.items()}
 
 
-def train_step(
-    network: Network, seed: jax.Array, state: State, batch: Mapping[str, jax.Array]
-) -> tuple[State, Metrics]:
-    """The next state, and the losses and rates of this step as float32 scalars.
+def learning_rate(optimizer: settings.Optimizer, steps: int, step: jax.Array) -> jax.Array:
+    """The rate of `step` (from 0): up to the full rate at the end of warm-up, 0 after the last.
 
-    A step whose loss or gradient is not finite is refused: parameters and optimizer stay as they
-    are, `skipped` counts it, and the run goes on with the next batch.
-
-    Args:
-      network: its settings say all that is not in the arrays.
-      seed: uint32, of the run. An array: one program serves repetitions of a run.
-      state: unboxed.
-      batch: as `data.batch.batch_spec` says, of all devices together.
+    Not of a count in the optimizer's state, which a refused step does not raise.
     """
-    settings = network.settings
-    objectives, count = settings.objectives, settings.training.accumulation
-    objective = objective_of(settings.task)
-    whole = objective.weights(batch)  # a micro-batch's own weights would average averages
-    temperature = gumbel_temperature(network, state.step)
-    step_key = jax.random.fold_in(jax.random.key(seed), state.step)
+    warmup = round(optimizer.warmup * steps)
+    rise = (step + 1) / max(warmup, 1)
+    fall = (steps - step) / max(steps - warmup, 1)
+    return optimizer.learning_rate * jnp.clip(jnp.minimum(rise, fall), 0.0, 1.0)
 
-    def loss(params, micro, key):
-        noise, negatives = jax.random.split(key)
-        outputs = network.apply(params, micro, temperature=temperature, key=noise)
-        sums = objective.sums(outputs, micro, objectives, negatives)
-        return objective.total(sums, whole, objectives), sums
 
-    differentiate = jax.value_and_grad(loss, has_aux=True)
-    if count == 1:
-        (_, sums), gradient = differentiate(state.params, batch, step_key)
-    else:
-
-        def accumulate(gradient, micro_and_key):
-            (_, sums), part = differentiate(state.params, *micro_and_key)
-            return jax.tree.map(jnp.add, gradient, part), sums
-
-        micros = micro_batches(batch, count, objectives.group), jax.random.split(step_key, count)
-        zeros = jax.tree.map(jnp.zeros_like, state.params)
-        gradient, sums = jax.lax.scan(accumulate, zeros, micros)
-        sums = jax.tree.map(lambda x: x.sum(0), sums)
-
-    total = objective.total(sums, whole, objectives)
-    norm = optax.tree.norm(gradient)
-    finite = jnp.isfinite(total) & jnp.isfinite(norm)
-    direction, opt_state = make_optimizer(settings.optimizer).update(
-        gradient, state.opt_state, state.params
+def decay_mask(params: Any) -> Any:
+    """True for the parameters that weight decay pulls to 0: not biases and LayerNorm's scales."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: not path[-1].key.endswith(("bias", "scale")), params
     )
-    rate = learning_rate(settings.optimizer, settings.training.steps, state.step)
-    params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
-    params, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old),
-        (params, opt_state),
-        (state.params, state.opt_state),
+
+
+class ImportedState(NamedTuple):
+    """Part of the optimizer's state: `imported` has a bool for each parameter, in their tree."""
+
+    imported: Any
+
+
+def scale_imported(rate: float) -> optax.GradientTransformation:
+    """Scales by `rate` the updates of the parameters that `mark_imported` has named."""
+    return optax.GradientTransformation(
+        lambda params: ImportedState(jax.tree.map(lambda _: jnp.bool_(False), params)),
+        lambda updates, state, _: (
+            jax.tree.map(lambda u, mark: jnp.where(mark, rate * u, u), updates, state.imported),
+            state,
+        ),
     )
-    skipped = state.skipped + jnp.where(finite, 0, 1)
-    metrics = {
-        "loss": total,
-        **_means(sums, whole),
-        "gradient_norm": norm,
-        "learning_rate": rate,
-        "temperature": temperature,
-        "skipped": skipped,
-    }
-    if "region_mask" in batch:
-        # Pictures that can't be read count as absent; this tells if many are.
-        metrics["picture_share"] = batch["region_mask"].any(1).mean()
-    return State(state.step + 1, params, opt_state, skipped), metrics
 
 
-def _means(sums: Mapping[str, Sum], losses: Container[str]) -> Metrics:
-    """Losses as `mlm_loss` and so on, rates of right answers under their own names."""
-    return {
-        f"{name}_loss" if name in losses else name: safe_ratio(*value)
-        for name, value in sums.items()
-    }
+def mark_imported(opt_state: Any, names: Collection[str]) -> Any:
+    """The optimizer's state with these parameters as the imported ones, if it scales them."""
+    marks = optax.tree.get(opt_state, "imported")
+    if marks is None:
+        return opt_state
+    marks = jax.tree_util.tree_map_with_path(
+        lambda path, x: put_on_all_hosts(x.sharding, np.asarray(path_name(path) in names)), marks
+    )
+    return optax.tree.set(opt_state, imported=marks)
+
+
+def make_optimizer(optimizer: settings.Optimizer) -> optax.GradientTransformation:
+    """Gradients -> AdamW's direction; `train_step` scales it by minus the learning rate."""
+    clip, rate = optimizer.clip_norm, optimizer.imported_rate
+    return optax.chain(
+        *([optax.clip_by_global_norm(clip)] if clip else []),
+        optax.scale_by_adam(b1=optimizer.b1, b2=optimizer.b2, eps=optimizer.eps),
+        optax.add_decayed_weights(optimizer.weight_decay, mask=decay_mask),
+        *([] if rate == 1 else [scale_imported(rate)]),
+    )

@@ -3,61 +3,56 @@
 import functools
 import math
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
-from k3m_jax.data.input.batch import batch_spec
-from k3m_jax.model.network import Network
+from k3m_jax.data.input.batch import BatchLayout
+from k3m_jax.model.network import Network, flat, nested
 from k3m_jax.parallel import shardings
 from k3m_jax.parallel.mesh import data_shards, process_blocks
-from k3m_jax.pretrained.weights_file import flat, nested
-from k3m_jax.settings import UserError
-from k3m_jax.training.optimizer import mark_imported
-from k3m_jax.training.state import State, init_state
-from k3m_jax.training.step import Metrics, train_step
+from k3m_jax.settings.schema import check_multiple
+from k3m_jax.training import step as steps
+from k3m_jax.training.step import Metrics, State
 
 
 class Trainer:
     """What runs on the devices, compiled once each.
 
-    Attributes:
-      network: the model.
-      mesh: the devices.
-      abstract_state: shape, dtype and sharding of every array of the state.
+    `abstract_state` has the shape, dtype and sharding of every array of the state. Raises UserError
+    where a batch or a parameter does not fit the mesh.
     """
 
     def __init__(self, network: Network, mesh: Mesh):
-        """Raises UserError where a batch or a parameter does not fit the mesh."""
         _check_batches(network, mesh)
         self.network, self.mesh = network, mesh
-        everywhere = shardings.replicated(mesh)
+        debug, everywhere = network.settings.debug, shardings.replicated(mesh)
         # Jitted and in the mesh here too, so that what is traced for the shapes serves `_init`.
-        initial = jax.jit(functools.partial(init_state, network))
-        with shardings.use_mesh(mesh):
-            boxed = jax.eval_shape(initial, jax.ShapeDtypeStruct((), np.uint32))
-        self.abstract_state: State = shardings.abstract_tree(mesh, boxed)
-        state_shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
-        self._init = jax.jit(
-            lambda seed: shardings.unbox(initial(seed)),
-            in_shardings=everywhere,
-            out_shardings=state_shardings,
+        initial = jax.jit(functools.partial(steps.init_state, network))
+        with jax.set_mesh(mesh):
+            state = jax.eval_shape(initial, jax.ShapeDtypeStruct((), np.uint32))
+        params = shardings.param_shardings(mesh, state.params, network.param_axes())
+        opt_state = optax.tree.map_params(  # scalars are on every device
+            steps.make_optimizer(network.settings.optimizer),
+            lambda array, sharding: sharding if array.ndim else everywhere,
+            state.opt_state,
+            params,
+            transform_non_params=lambda _: everywhere,
         )
+        placement = State(everywhere, params, opt_state, everywhere)
+        self.abstract_state: State = shardings.with_shardings(state, placement)
+        self._init = jax.jit(initial, in_shardings=everywhere, out_shardings=placement)
         self._step = jax.jit(
-            functools.partial(train_step, network),
-            in_shardings=(everywhere, state_shardings, shardings.batch_sharding(mesh)),
-            out_shardings=(state_shardings, everywhere),
-            # Where NaNs are looked for, jax runs a failed step again, operation by operation: its
-            # input must still be there.
-            donate_argnums=() if network.settings.debug.nans else (1,),
+            functools.partial(steps.train_step, network),
+            in_shardings=(everywhere, placement, shardings.batch_sharding(mesh)),
+            out_shardings=(placement, everywhere),
+            # With debug.nans jax repeats a failed step operation by operation: its input must
+            # still be there.
+            donate_argnums=() if debug.nans else (1,),
         )
-
-        # A step needs nothing from the host. Without jit, each operation brings its constants; and
-        # where NaNs are looked for, jax looks on the host.
-        debug = network.settings.debug
+        # A step needs nothing of the host, but without jit constants, with debug.nans a look there.
         self._guard = "allow" if debug.disable_jit or debug.nans else "disallow"
 
     @functools.cached_property
@@ -66,58 +61,49 @@ class Trainer:
         seed = np.asarray(self.network.settings.seed, np.uint32)
         return shardings.put_on_all_hosts(shardings.replicated(self.mesh), seed)
 
-    def compile(self, options: Mapping[str, Any] | None = None) -> jax.stages.Compiled:
-        """The step as `step` runs it; on devices of a topology it can be looked at, but not run."""
+    def lower(self) -> jax.stages.Lowered:
+        """The step as `step` runs it; for devices of a topology, to be inspected but not run."""
         settings, rows = self.network.settings, shardings.batch_sharding(self.mesh)
-        batch = {
-            name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
-            for name, (shape, dtype) in batch_spec(settings, settings.training.batch).items()
-        }
-        with shardings.use_mesh(self.mesh):
+        spec = BatchLayout.of(settings).spec(settings.training.batch)
+        batch = {name: jax.ShapeDtypeStruct(*x, sharding=rows) for name, x in spec.items()}
+        with jax.set_mesh(self.mesh):
             seed = jax.ShapeDtypeStruct((), np.uint32)
-            return self._step.lower(seed, self.abstract_state, batch).compile(dict(options or {}))
+            return self._step.lower(seed, self.abstract_state, batch)
 
-    def init(self, weights: Mapping[str, np.ndarray | jax.Array] = MappingProxyType({})) -> State:
+    def init(self, weights: Mapping[str, np.ndarray | jax.Array] | None = None) -> State:
         """The state before the first step; the same for every mesh.
 
-        Args:
-          weights: of the parameters that do not begin at random, by name, in their own shapes;
-            every process has all of them, or they lie on this mesh.
+        `weights` begin not at random, by name: each process has all, or they lie on this mesh.
         """
-        with shardings.use_mesh(self.mesh):
+        with jax.set_mesh(self.mesh):
             state = self._init(self._seed)
+        if not weights:
+            return state
         params = flat(state.params)
         for name, array in weights.items():
             params[name] = shardings.put_on_all_hosts(params[name].sharding, array)
-        return state._replace(
-            params=nested(params), opt_state=mark_imported(state.opt_state, weights)
-        )
+        opt_state = steps.mark_imported(state.opt_state, weights)
+        return state._replace(params=nested(params), opt_state=opt_state)
 
     def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process' rows -> the batch on the devices."""
         return shardings.place_batch(self.mesh, batch)
 
     def step(self, state: State, batch: Mapping[str, jax.Array]) -> tuple[State, Metrics]:
-        """Dispatches one step and returns before it is computed; `state` is used up."""
+        """Dispatches one step and returns before it is computed; `state` is donated."""
         seed = self._seed  # placed before the guard, also where no `init` came first
-        with shardings.use_mesh(self.mesh), jax.transfer_guard(self._guard):
+        with jax.set_mesh(self.mesh), jax.transfer_guard(self._guard):
             return self._step(seed, state, batch)
 
 
 def _check_batches(network: Network, mesh: Mesh) -> None:
-    """Of an evaluation too: its first is hours away, and comes before that step's checkpoint."""
-    settings = network.settings
-    training, group, asked = settings.training, settings.objectives.group, settings.evaluation.batch
-    shards = data_shards(mesh)
-    if training.batch % (shards * training.accumulation * group):
-        raise UserError(
-            f"training.batch {training.batch} is not a multiple of mesh.data x mesh.fsdp {shards} "
-            f"x training.accumulation {training.accumulation} x objectives.group {group}"
-        )
-    _, blocks = process_blocks(mesh)
-    if asked % (unit := math.lcm(shards, blocks * group)):
-        raise UserError(
-            f"evaluation.batch {asked} is not a multiple of {unit}, that is of mesh.data x "
-            f"mesh.fsdp {shards} and of objectives.group {group} x {blocks} blocks that processes "
-            "read"
-        )
+    """Evaluation too: its first batch is hours away, and comes before that step's checkpoint."""
+    settings, shards, (_, blocks) = network.settings, data_shards(mesh), process_blocks(mesh)
+    accumulation, group = settings.training.accumulation, settings.objectives.group
+    mesh_keys = f"mesh.data x mesh.fsdp {shards}"
+    of = f"{mesh_keys} x training.accumulation {accumulation} x objectives.group {group}:"
+    rows = shards * accumulation * group
+    check_multiple("training.batch", settings.training.batch, of, rows)
+    of = f"{mesh_keys} and of objectives.group {group} x {blocks} blocks that processes read:"
+    rows = math.lcm(shards, blocks * group)
+    check_multiple("evaluation.batch", settings.evaluation.batch, of, rows)
