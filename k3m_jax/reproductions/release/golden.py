@@ -14,14 +14,11 @@ import jax
 import numpy as np
 from etils import epath
 
-from k3m_jax import settings as schema
-from k3m_jax.model import fusion
-from k3m_jax.model.network import Network
-from k3m_jax.objectives import pretraining
-from k3m_jax.objectives.sums import safe_ratio
-from k3m_jax.pretrained import source
-from k3m_jax.pretrained.name_map import NameMap, read_tensors, write_tensors
-from k3m_jax.pretrained.weights_file import abstract_params, flat, nested, read_weights
+from k3m_jax import objectives
+from k3m_jax.model.network import Network, flat, nested
+from k3m_jax.objectives.base import safe_ratio
+from k3m_jax.pretrained.importing import CONFIG, SAFETENSORS, read_config, read_tensors
+from k3m_jax.pretrained.weights_file import read_weights
 from k3m_jax.reproductions.release.golden_inputs import (
     read_arrays,
     read_trajectory,
@@ -30,15 +27,15 @@ from k3m_jax.reproductions.release.golden_inputs import (
     sizes_of,
 )
 from k3m_jax.reproductions.release.model import SAMPLE_NOISE, ByModality, ReleasedOutputs, bound
-from k3m_jax.reproductions.release.weights import model_settings, name_map
-from k3m_jax.settings import Settings, UserError
+from k3m_jax.reproductions.release.weights import RELEASE, model_settings
+from k3m_jax.settings import Fusion, Settings, UserError
 
 OUTPUT_LIMIT, GRADIENT_LIMIT, TRAJECTORY_LIMIT = 1e-5, 1e-4, 1e-4
 # Some gradients are nothing but round-off: they are held against this share of the largest.
 GRADIENT_FLOOR = 1e-3
 
 STREAMS = ("t", "v", "pv")  # as the release calls title, image and knowledge
-NOISE = "gumbel_"  # what `hard` fusion drew for each of these, beside its outputs
+NOISE = "gumbel_"  # what `hard` fusion drew for each of these, next to its outputs
 
 # A loss of the release and what it is called here.
 LOSSES = {
@@ -128,8 +125,8 @@ class _Golden:
 
     def __init__(self, folder: epath.Path):
         self._folder = folder
-        self._config = source.read_config(folder)
-        self._tensors, _ = read_weights(folder / source.SAFETENSORS[0])
+        self._config = read_config(folder)
+        self._tensors, _ = read_weights(folder / SAFETENSORS[0])
         path = folder / "inputs.npz"
         inputs = read_arrays(path)
         self._sizes = sizes_of(inputs, path)
@@ -139,7 +136,7 @@ class _Golden:
 
     def modes(self, kind: str, suffix: str) -> list[str]:
         """Of the files of a kind."""
-        found, known = {}, typing.get_args(fusion.Mode)
+        found, known = {}, typing.get_args(Fusion.__annotations__["mode"])
         for path in self._folder.glob(f"{kind}_*.{suffix}"):
             found[path.stem.removeprefix(f"{kind}_")] = path
         for mode in found.keys() - set(known):
@@ -150,14 +147,15 @@ class _Golden:
         """What the forward pass gives."""
         path = self._folder / f"outputs_{mode}.npz"
         golden = {n: x for n, x in read_arrays(path).items() if not n.startswith(NOISE)}
-        noise, (settings, _, params) = self._noise(mode), self._model(mode)
+        noise, (settings, params) = self._noise(mode), self._model(mode)
+        active = objectives.active(settings)
 
         @jax.jit
-        def tensors(params, views, batch, noise):
-            outputs = bound(settings, params).outputs(views, batch, 1.0, noise)
-            return _tensors(outputs, batch, settings.objectives)
+        def tensors(params, contextualized, batch, noise):
+            outputs = bound(settings, params).outputs(contextualized, batch, 1.0, noise)
+            return _tensors(outputs, batch, active)
 
-        ours = tensors(params, self._views, self._batch, noise)
+        ours = tensors(params, self._contextualized, self._batch, noise)
         _check_names(path, golden, ours)
         for name, tensor in golden.items():
             error = relative_error(ours[name], tensor)
@@ -167,9 +165,8 @@ class _Golden:
         """Of the total loss, by the parameters' names in the release."""
         path = self._folder / f"grads_{mode}.npz"
         golden = read_arrays(path)
-        _, names, params = self._model(mode)
-        _, gradient = self._differentiate(mode)(params)
-        ours = write_tensors(gradient, names)
+        _, gradient = self._differentiate(mode)(self._model(mode)[1])
+        ours = RELEASE.views(gradient)
         _check_names(path, golden, ours)
         floor = GRADIENT_FLOOR * max(np.abs(tensor).max() for tensor in golden.values())
         for name, tensor in golden.items():
@@ -180,9 +177,11 @@ class _Golden:
         """The losses over a few steps of AdamW."""
         path = self._folder / f"trajectory_{mode}.json"
         if mode == "hard":
-            raise UserError(f"{path}: hard fusion draws anew at each step, nothing to compare with")
+            raise UserError(
+                f"{path}: hard fusion draws new noise at each step, nothing to compare with"
+            )
         adamw, golden = read_trajectory(path)
-        params, moments, losses = flat(self._model(mode)[2]), {}, []
+        params, moments, losses = flat(self._model(mode)[1]), {}, []
         for step in range(1, len(golden) + 1):
             loss, gradient = self._differentiate(mode)(nested(params))
             losses.append(float(loss))
@@ -192,29 +191,29 @@ class _Golden:
         return Difference(mode, "trajectory", tensor, error, TRAJECTORY_LIMIT)
 
     @functools.cached_property
-    def _views(self) -> ByModality:
+    def _contextualized(self) -> ByModality:
         """What is fused does not depend on the mode of fusion."""
-        settings, _, params = self._model("mean")
+        settings, params = self._model("mean")
         run = jax.jit(lambda *args: bound(settings, args[0]).interacted(*args[1:]))
         return run(params, self._features, self._batch)
 
-    def _make_model(self, mode: str) -> tuple[Settings, NameMap, Any]:
-        """Settings, names and parameters."""
-        model = model_settings(self._folder / source.CONFIG, self._config, mode)
+    def _make_model(self, mode: str) -> tuple[Settings, Any]:
+        """Settings and parameters."""
+        model = model_settings(self._folder / CONFIG, self._config, mode)
         settings = released_settings(model, self._sizes)
-        names = name_map(settings, self._tensors)
-        wanted = nested(abstract_params(Network(settings)))
-        return settings, names, read_tensors(self._tensors, names, wanted)[0]
+        wanted = nested(Network(settings).abstract_params())
+        return settings, read_tensors(RELEASE, self._tensors, wanted).params
 
     def _make_differentiate(self, mode: str) -> Any:
         """Parameters -> the total loss and its gradient."""
-        settings, _, _ = self._model(mode)
+        settings, _ = self._model(mode)
+        active = objectives.active(settings)
 
         def loss(params, features, batch, noise):
             model = bound(settings, params)
             outputs = model.outputs(model.interacted(features, batch), batch, 1.0, noise)
-            sums = pretraining.sums(outputs, batch, settings.objectives, None)
-            return pretraining.total(sums, pretraining.weights(batch), settings.objectives)
+            sums = objectives.sums(active, outputs, batch, None)
+            return objectives.total(active, sums, objectives.target_weights(active, batch))
 
         differentiate, noise = jax.jit(jax.value_and_grad(loss)), self._noise(mode)
         return lambda params: differentiate(params, self._features, self._batch, noise)
@@ -238,10 +237,12 @@ def _check_names(path: epath.Path, golden: Iterable[str], ours: Iterable[str]) -
 
 
 def _tensors(
-    outputs: ReleasedOutputs, batch: Mapping[str, Any], objectives: schema.Objectives
+    outputs: ReleasedOutputs,
+    batch: Mapping[str, Any],
+    active: Sequence[objectives.Objective],
 ) -> dict[str, jax.Array]:
     """All tensors by the names of the golden files."""
-    (_, t, t_with_pv), (_, v, v_with_pv), (_, pv_with_v, pv_with_t) = outputs.views
+    (_, t, t_with_pv), (_, v, v_with_pv), (_, pv_with_v, pv_with_t) = outputs.contextualized
     result = {
         "stream_t": t,
         "stream_v": v,
@@ -252,10 +253,10 @@ def _tensors(
         "c_initial": outputs.c,
         "c_final": outputs.product.embedding,
     }
-    parts = (STREAMS, outputs.views, outputs.streams.fused, outputs.streams.pooled)
-    for name, views, fused, pooled in zip(*parts, strict=True):
-        result[f"stream_ind_{name}"] = views[0]
+    parts = (STREAMS, outputs.contextualized, outputs.streams.fused, outputs.streams.pooled)
+    for name, features, fused, pooled in zip(*parts, strict=True):
+        result[f"stream_ind_{name}"] = features[0]
         result[f"fused_{name}"] = fused
         result[f"pooled_{name}"] = pooled
-    sums = pretraining.sums(outputs, batch, objectives, None)
+    sums = objectives.sums(active, outputs, batch, None)
     return result | {name: safe_ratio(*sums[ours]) for name, ours in LOSSES.items()}

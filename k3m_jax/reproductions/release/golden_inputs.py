@@ -56,10 +56,10 @@ def read_trajectory(path: epath.Path) -> tuple["AdamW", np.ndarray]:
       UserError: it does not say both, or the optimizer is not known here.
     """
     try:
-        told = json.loads(path.read_text())
-        optimizer, losses = str(told["optimizer"]), np.array(told["losses"], np.float64)
+        stored = json.loads(path.read_text())
+        optimizer, losses = str(stored["optimizer"]), np.array(stored["losses"], np.float64)
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} does not tell `optimizer` and `losses`: {error!r}") from error
+        raise UserError(f"{path} lacks `optimizer` or `losses`: {error!r}") from error
     return AdamW.parse(optimizer, str(path)), losses
 
 
@@ -71,17 +71,17 @@ def sizes_of(inputs: Arrays, path: epath.Path) -> dict[str, int]:
     """
     sizes = {"2": 2, "5": 5}
     for name, letters in SHAPES.items():
-        told = f"{name} [{', '.join(letters)}]"
+        array = f"{name} [{', '.join(letters)}]"
         if name not in inputs:
-            raise UserError(f"{path} lacks the array {told}: docs/fidelity.md has them all")
+            raise UserError(f"{path} lacks the array {array}: docs/fidelity.md lists them all")
         if len(inputs[name].shape) != len(letters):
-            raise UserError(f"{path}: {told} has the shape {inputs[name].shape}")
+            raise UserError(f"{path}: {array} has the shape {inputs[name].shape}")
         for letter, size in zip(letters, inputs[name].shape, strict=True):
             if letter == "N":  # the regions without the whole picture
                 letter, size = "R", size + 1
             if sizes.setdefault(letter, size) != size:
                 raise UserError(
-                    f"{path}: {told} has the shape {inputs[name].shape}, but the arrays before it "
+                    f"{path}: {array} has the shape {inputs[name].shape}, but the arrays before it "
                     f"have {letter} = {sizes[letter]}"
                 )
     if any(inputs[name].any() for name in ("token_type_ids", "token_type_ids_pv")):
@@ -90,7 +90,7 @@ def sizes_of(inputs: Arrays, path: epath.Path) -> dict[str, int]:
 
 
 def released_settings(model: schema.Model, sizes: Mapping[str, int]) -> Settings:
-    """The preset's `model` and the sizes of inputs that `sizes_of` tells; raises UserError."""
+    """The preset's `model` and the sizes of inputs from `sizes_of`; raises UserError."""
     B, T = sizes["B"], sizes["T"]
     lengths = schema.Lengths(title=T, knowledge=sizes["K"], triples=sizes["X"])
     settings = Settings(
@@ -106,7 +106,7 @@ def released_settings(model: schema.Model, sizes: Mapping[str, int]) -> Settings
         training=schema.Training(batch=B),
         evaluation=schema.Evaluation(batch=B),
     )
-    settings.check()
+    settings.validate()
     return settings
 
 
@@ -152,14 +152,14 @@ class AdamW(NamedTuple):
     decay: float
 
     @classmethod
-    def parse(cls, told: str, where: str) -> Self:
+    def parse(cls, text: str, where: str) -> Self:
         """From the words of a trajectory file, `where`; raises UserError."""
         number = r"([\d.eE+-]+)"
         pattern = rf"AdamW lr={number} betas=\({number},{number}\) eps={number} weight_decay="
         pattern += number
-        found = re.match(pattern, told)
+        found = re.match(pattern, text)
         if not found:
-            raise UserError(f"{where} is of an optimizer that is not known here: {told}")
+            raise UserError(f"{where} is of an optimizer that is not known here: {text}")
         return cls(*map(float, found.groups()))
 
     def step(

@@ -1,26 +1,26 @@
 """The public PyTorch release of K3M: its configuration and the names of its parameters."""
 
 import dataclasses
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
 from k3m_jax import settings
-from k3m_jax.pretrained import configuration
-from k3m_jax.pretrained import transformer_names as names_of
-from k3m_jax.pretrained.name_map import NameMap, Slot, layer_norm, linear
+from k3m_jax.model.network import Params
+from k3m_jax.pretrained import importing
+from k3m_jax.pretrained.importing import Format, Tensors, layer_norm, linear, stacked
+from k3m_jax.reproductions.baselines.weights import co_attention, image_stream
+from k3m_jax.reproductions.release.validation import RELEASED_STRUCTURE
 from k3m_jax.settings import Settings, UserError
 
 KIND = "a released K3M"
 
-WORDS = f"bert_tri.{names_of.WORDS}"
-
-# Never part of a forward pass.
-DEAD = r".*\.q_dense[12]\..*|bert_tri\.[tv]_pooler\..*|map_individual_to_bi\..*"
-# Part of some modes of fusion alone.
-SCORES, SOFT = r"|score_(self|cross[12])_.*", r"|soft_.*"
+# Never part of a forward pass, or of some modes of fusion alone.
+IGNORED = (
+    r".*\.q_dense[12]\..*|bert_tri\.[tv]_pooler\..*|map_individual_to_bi\..*"
+    r"|score_(self|cross[12])_.*|soft_.*"
+)
 
 
 def model_settings(path: epath.Path, config: Mapping[str, Any], fusion: str) -> settings.Model:
@@ -40,7 +40,7 @@ def model_settings(path: epath.Path, config: Mapping[str, Any], fusion: str) -> 
             raise UserError(f"{path} has no {key}: it is not the configuration of {KIND}")
         return config[key]
 
-    configuration.check_architecture(path, config, KIND, v_hidden_act="gelu")
+    importing.check_architecture(path, config, v_hidden_act="gelu")
     blocks = len(get("t_biattention_id"))
     return settings.Model(
         preset="release",
@@ -66,7 +66,7 @@ def model_settings(path: epath.Path, config: Mapping[str, Any], fusion: str) -> 
             image_layers=tuple(get("v_biattention_id")),
         ),
         fusion=settings.Fusion(mode=fusion, temperature_start=1.0, temperature_end=1.0),
-        structure=settings.RELEASED_STRUCTURE,
+        structure=RELEASED_STRUCTURE,
         vocabulary=get("vocab_size"),
         positions=get("max_position_embeddings"),
         dropout=0.0,
@@ -80,103 +80,71 @@ def check_config(path: epath.Path, config: Mapping[str, Any], chosen: Settings) 
         raise UserError(
             f"{path}: {KIND} is of the preset 'release': take --config=configs/k3m_release.py"
         )
-    told = dataclasses.asdict(model_settings(path, config, chosen.model.fusion.mode))
+    described = dataclasses.asdict(model_settings(path, config, chosen.model.fusion.mode))
     ours = dataclasses.asdict(chosen.model)
-    pairs = [
-        (f"{part}.{key}", theirs, f"model.{part}.{key}", ours[part][key])
-        for part in ("text", "image", "interactor")
-        for key, theirs in told[part].items()
-    ]
+    parts = ("text", "image", "interactor")
+    theirs = {f"{part}.{key}": x for part in parts for key, x in described[part].items()}
+    sizes = [(f"{p}.{key}", f"model.{p}.{key}", x) for p in parts for key, x in ours[p].items()]
     if chosen.image.front_end == "regions":
         width = chosen.image.feature_dim
-        theirs = config.get("v_feature_size", width)
-        pairs.append(("v_feature_size", theirs, "image.feature_dim", width))
-    configuration.check_pairs(path, pairs)
-    configuration.check_vocabulary(path, config, chosen)
+        theirs["v_feature_size"] = config.get("v_feature_size", width)
+        sizes.append(("v_feature_size", "image.feature_dim", width))
+    importing.check_sizes(path, {**config, **theirs}, chosen, sizes)
 
 
-def name_map(chosen: Settings, names: Collection[str] = (WORDS,)) -> NameMap:
-    """The names of a state dict that has `names`, or the release's own, and their places in ours.
-
-    Raises:
-      UserError: there is no word table among them.
-    """
-    model = chosen.model
-    prefix = names_of.encoder_prefix(names, KIND)
-    wrapper = prefix.removesuffix("bert_tri.")
-    slots, dead = _slots(model)
-    slots = names_of.as_spelled({f"{wrapper}{name}": slot for name, slot in slots.items()}, names)
-    return NameMap(KIND, slots, re.compile(f"{re.escape(wrapper)}({dead})"))
-
-
-def _slots(model: settings.Model) -> tuple[dict[str, Slot], str]:
-    """By the names that the release's own code gives; the pattern of dead names."""
-    slots, dead = _embeddings() | _heads() | _structure(), DEAD
+def views(params: Params) -> Tensors:
+    """Views of the tensors, by the names in the release's own code."""
     encoder = "bert_tri.encoder_tri"
-    for theirs, ours, sizes in (
-        ("layer", "text_encoder", model.text),
-        ("v_layer", "image_encoder", model.image),
-    ):
-        for i in range(sizes.layers):
-            layer = names_of.layer(f"{encoder}.{theirs}.{i}", f"{ours}/layers/layer")
-            slots |= names_of.stacked(layer, i)
-    for theirs, ours in (
-        ("c_layer", "title_image"),
-        ("c_layer_pv_v", "knowledge_image"),
-        ("c_layer_pv_t", "title_knowledge"),
-    ):
-        for k in range(model.interactor.blocks):
-            block = names_of.co_attention(f"{encoder}.{theirs}.{k}", f"{ours}/blocks")
-            slots |= names_of.stacked(block, k)
-    mode = model.fusion.mode
+    texts = importing.text_stream("bert_tri.", params)
+    del texts["cls.predictions.decoder.bias"]  # of newer code than the release
+    found = {
+        # The layers are called otherwise than BERT's.
+        **{name.replace("bert_tri.encoder.", f"{encoder}."): x for name, x in texts.items()},
+        **image_stream("bert_tri.v_embeddings", f"{encoder}.v_layer", params["image_encoder"]),
+        **stacked(co_attention, f"{encoder}.c_layer", params["title_image"]["blocks"]),
+        **stacked(co_attention, f"{encoder}.c_layer_pv_v", params["knowledge_image"]["blocks"]),
+        **stacked(co_attention, f"{encoder}.c_layer_pv_t", params["title_knowledge"]["blocks"]),
+        **_heads(params),
+        **_structure(params["structure"]),
+    }
     for theirs, ours in (("v", "image"), ("t", "title"), ("pv", "knowledge")):
-        if mode in ("hard", "soft"):
-            slots |= _scores(theirs, f"{ours}_fusion/score")
-        if mode == "soft":
-            slots |= linear(f"soft_{theirs}", f"{ours}_fusion/out", inputs=2)
-    if mode in ("mean", "interactive"):
-        dead += SCORES
-    if mode != "soft":
-        dead += SOFT
-    return slots, dead
+        fusion = params.get(f"{ours}_fusion", {})  # some modes have no parameters
+        if "score" in fusion:
+            found |= _scores(theirs, fusion["score"])
+        if "out" in fusion:
+            found |= linear(f"soft_{theirs}", fusion["out"], inputs=2)
+    return found
 
 
-def _embeddings() -> dict[str, Slot]:
-    return {
-        **names_of.text_embedding("bert_tri.", "text_encoder"),
-        **names_of.image_embedding("bert_tri.v_embeddings", "image_encoder"),
-    }
-
-
-def _scores(theirs: str, ours: str) -> dict[str, Slot]:
+def _scores(theirs: str, ours: Params) -> Tensors:
     """Three Linears of all three features; in ours one kernel [3, W, 3, W]."""
-    slots = {}
+    found = {}
     for k, which in enumerate(("self", "cross1", "cross2")):
-        name = f"score_{which}_{theirs}"
-        slots[f"{name}.weight"] = Slot(f"{ours}/kernel", 2, axis=2, index=k)
-        slots[f"{name}.bias"] = Slot(f"{ours}/bias", 0, index=k)
-    return slots
+        one = {"kernel": ours["kernel"][:, :, k], "bias": ours["bias"][k]}
+        found |= linear(f"score_{which}_{theirs}", one, inputs=2)
+    return found
 
 
-def _structure() -> dict[str, Slot]:
+def _structure(ours: Params) -> Tensors:
+    out = {"kernel": ours["out"], "bias": ours["out_bias"]}
     return {
-        **linear("struc_w1", "structure/w1", inputs=2),
-        "struc_w2.weight": Slot("structure/w2"),
-        "struc_w2.bias": Slot("structure/w2_bias", 0),
-        "struc_w3.weight": Slot("structure/out", 2),
-        "struc_w3.bias": Slot("structure/out_bias", 0),
-        **linear("struc_w_loss", "pair_head"),
+        **linear("struc_w1", ours["w1"], inputs=2),
+        "struc_w2.weight": ours["w2"],
+        "struc_w2.bias": ours["w2_bias"].reshape(-1),
+        **linear("struc_w3", out, inputs=2),
     }
 
 
-def _heads() -> dict[str, Slot]:
-    language = names_of.masked_language_head("cls.predictions", "text_encoder/words")
-    del language["cls.predictions.decoder.bias"]  # of newer code than the release
+def _heads(params: Params) -> Tensors:
+    regions = params["mom_head"]
     return {
-        **language,
-        **linear("cls.imagePredictions.transform.dense", "mom_head/transform"),
-        **layer_norm("cls.imagePredictions.transform.LayerNorm", "mom_head/norm"),
-        **linear("cls.imagePredictions.decoder", "mom_head/decoder"),
-        **linear("map_bi_to_individual", "image_map"),
-        **linear("cls.seq_relationship", "match_head"),
+        **linear("cls.imagePredictions.transform.dense", regions["transform"]),
+        **layer_norm("cls.imagePredictions.transform.LayerNorm", regions["norm"]),
+        **linear("cls.imagePredictions.decoder", regions["decoder"]),
+        **linear("map_bi_to_individual", params["image_map"]),
+        **linear("cls.seq_relationship", params["match_head"]),
+        **linear("struc_w_loss", params["pair_head"]),
     }
+
+
+RELEASE = Format(KIND, check_config, views, IGNORED)
