@@ -1,1 +1,1 @@
-"""Held-out metrics and the floors that they are read against."""
+"""Held-out metrics, and the baselines that they are compared with."""

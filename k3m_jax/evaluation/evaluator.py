@@ -1,9 +1,15 @@
-"""Held-out evaluation: the objectives' losses and rates and the ranking of links, with floors."""
+"""Held-out evaluation: the objectives' losses and rates, the ranking of links, and baselines.
+
+The constant baseline predicts the same for every item. Its outputs are ordinary ones (log
+frequencies as logits, the mean feature as a prediction), so they go through the objectives' own
+code, at the very targets that the model has. Links have a baseline of their own (`LinkRanking`).
+"""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,277 +17,277 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from k3m_jax import settings
-from k3m_jax.data.input.batch import Batch, batch_spec
-from k3m_jax.data.input.pipeline import Inputs, eval_batches, train_batches
-from k3m_jax.data.input.tokenizer import Tokenizer
+from k3m_jax import objectives
+from k3m_jax.data.input.batch import Batch, BatchLayout
+from k3m_jax.data.input.pipeline import HostRows, Inputs, eval_batches, train_batches
 from k3m_jax.data.store.value_vocabulary import UNKNOWN, ValueVocabulary
-from k3m_jax.evaluation.constant_baseline import NCE_CHANCE, constant_prediction
-from k3m_jax.evaluation.link_ranking import LinkRanking, Questions
-from k3m_jax.metrics.ranking import Ranks, hits_at, reciprocal_rank
-from k3m_jax.model.k3m import Outputs
-from k3m_jax.model.network import Network
-from k3m_jax.objectives import pretraining
-from k3m_jax.objectives.sums import Sum
+from k3m_jax.evaluation.embedding import Embedder
+from k3m_jax.evaluation.report import Report, Row, Score
+from k3m_jax.metrics import Ranks, hits_at, reciprocal_rank, wilson_interval
+from k3m_jax.model.network import Network, Params
+from k3m_jax.objectives import Objective
+from k3m_jax.objectives.base import Sum
+from k3m_jax.objectives.link_prediction import LinkPrediction, energy
 from k3m_jax.parallel import distributed
-from k3m_jax.parallel.mesh import process_blocks
-from k3m_jax.parallel.shardings import place_batch, replicated, use_mesh
-from k3m_jax.reproductions.release.model import ReleasedOutputs
+from k3m_jax.parallel.mesh import data_shards, process_blocks
+from k3m_jax.parallel.shardings import batch_sharding, place_batch, put_on_all_hosts, replicated
 from k3m_jax.settings import UserError
+from k3m_jax.tasks.candidates import PAIRS, Candidates
 
-FLOOR_ITEMS = 2048  # training items whose answers the floors are made from
-
-# The counts of questions, by a metric that is of them.
-QUESTIONS = {
-    "tokens": "mlm_loss",
-    "regions": "mom_loss",
-    "links": "link_mrr",
-    "value_tokens": "mvm_loss",
-    "pairs": "structure_loss",
-}
-
-# What is read of `pretraining.sums`, by the name it has here. LPM's accuracy against a handful of
-# false triples is left to training: the ranking among all values says more.
-NAMES = {
-    "mlm": "mlm_loss",
-    "mlm_accuracy": "mlm_accuracy",
-    "mom": "mom_loss",
-    "mom_top1": "mom_top1",
-    "lpm": "lpm_loss",
-    "mvm": "mvm_loss",
-    "mvm_accuracy": "mvm_accuracy",
-    "structure": "structure_loss",
-    "structure_accuracy": "structure_accuracy",
-}
-
-
-class PerItemMetric(NamedTuple):
-    """A metric, item by item; its value is right.sum() / asked.sum()."""
-
-    right: np.ndarray  # [I] float64: questions answered right, or the loss of the questions
-    asked: np.ndarray  # [I] float64: questions
-
-    @property
-    def value(self) -> float:
-        """The average over all questions."""
-        return float(self.right.sum() / self.asked.sum())
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalResult:
-    """Each metric of the model and of its floor; one that nothing was asked for is absent."""
-
-    model: Mapping[str, PerItemMetric]
-    floor: Mapping[str, PerItemMetric]
-    weights: Mapping[str, float]  # of the tasks in the total loss
-    trivial_links_skipped: int
-
-    def values(self) -> dict[str, float]:
-        """`loss`, the metrics, `floor/…` of each and `questions/…`: how many were asked."""
-        result = self._with_total(self.model)
-        result |= {f"floor/{name}": x for name, x in self._with_total(self.floor).items()}
-        result |= {
-            f"questions/{name}": float(self.model[metric].asked.sum())
-            for name, metric in QUESTIONS.items()
-            if metric in self.model
-        }
-        return result | {"questions/trivial_links_skipped": float(self.trivial_links_skipped)}
-
-    def _with_total(self, metrics: Mapping[str, PerItemMetric]) -> dict[str, float]:
-        values = {name: answers.value for name, answers in metrics.items()}
-        losses = [weight * values.get(f"{t}_loss", 0.0) for t, weight in self.weights.items()]
-        return {"loss": sum(losses), **values}
+BASELINE = "floor"  # the baselines' name in metrics and reports
+BASELINE_ITEMS = 2048  # training items that the constant prediction is counted over
+NOTE = (
+    "the most frequent answer in training: per property for links, of a sample of its items for "
+    "other targets"
+)
+Metrics = dict[str, Sum]  # item by item, float64 [I] both; those without targets are omitted
 
 
 class Evaluator:
-    """Measures parameters on a held-out split; built once for a run, compiled at its first call.
+    """Measures parameters on `data.valid_split`; built once for a run, compiled at its first call.
 
-    The same parameters get the same numbers: the masks, the asked triples and their negatives of
-    held-out items are fixed, and so are the floors. Sums are in float64.
+    Targets of held-out items and baselines are fixed. Sums are in float64. `network` has settings
+    that `inputs` resolved; rows are split over `mesh`.
+    """
+
+    def __init__(self, network: Network, mesh: Mesh, inputs: Inputs):
+        self._network, self._mesh, self._inputs = network, mesh, inputs
+        self._layout = BatchLayout.of(network.settings)
+        self._objectives = self._layout.objectives
+        self._apply = jax.jit(self._measure_batch, out_shardings=replicated(mesh))
+
+    def __call__(self, params: Params) -> dict[str, float]:
+        """`loss`, the metrics, `floor/…` of each, and the number of targets as `targets/…`.
+
+        Raises UserError where the split is empty.
+        """
+        model, baseline, skipped = self.measure(params)
+        result = {}
+        for prefix, metrics in (("", model), (f"{BASELINE}/", baseline)):
+            means = {name: _mean(metric) for name, metric in metrics.items()}
+            losses = [o.weight * means.get(f"{o.name}_loss", 0.0) for o in self._objectives]
+            result |= {f"{prefix}{k}": x for k, x in {"loss": sum(losses), **means}.items()}
+        targets = {
+            f"targets/{objective.name}_{reported.unit}": float(model[name].weight.sum())
+            for objective in self._objectives
+            for name, reported in objective.reported.items()
+            if name in model
+        }
+        return result | targets | {"targets/trivial_links_skipped": float(skipped)}
+
+    def report(self, params: Params, checkpoint: int) -> Report:
+        """The same as a table, rates first, then losses; raises what a call does."""
+        model, baseline, skipped = self.measure(params)
+        rows = []
+        for objective in self._objectives:
+            for name, (label, unit, is_rate) in objective.reported.items():
+                score, floor, count = Score(None), Score(None), 0
+                if (metric := model.get(name)) is not None:
+                    mean, count = _mean(metric), round(metric.weight.sum())
+                    bounded = is_rate and np.isfinite(mean)
+                    score = Score(mean, wilson_interval(*metric) if bounded else None)
+                    floor = Score(_mean(baseline[name]))
+                rows.append(Row(name, label, score, {BASELINE: floor}, count, unit, is_rate))
+        rows.sort(key=lambda row: not row.is_rate)
+        notes = {BASELINE: NOTE, "intervals": "items count as wholes"}
+        if skipped:
+            notes["links skipped because no false value exists"] = skipped
+        data = self._network.settings.data
+        split, corruption = data.valid_split, str(data.valid_corruption)
+        return Report("evaluation", "pretraining", split, corruption, checkpoint, rows, notes)
+
+    def measure(self, params: Params) -> tuple[Metrics, Metrics, int]:
+        """Metrics of the model and of its baselines, and the number of trivial links skipped."""
+        baseline, links = self._prepared
+        measured = self._run(lambda placed, _: self._apply(params, placed))
+        sums, embeddings = zip(*measured, strict=True)
+        model, c = self._joined(sums), np.concatenate(embeddings)
+        if links is None:
+            return model, baseline, 0
+        model |= _link_metrics(links(params, c), links.items, len(c))
+        return model, baseline, links.trivial_links_skipped
+
+    @functools.cached_property
+    def _prepared(self) -> tuple[Metrics, "LinkRanking | None"]:
+        """What does not depend on parameters: the baselines, and the queries of LPM if it is on."""
+        counts, chosen = constant_counts(self._objectives, self._training()), self._objectives
+        constant = jax.jit(
+            # Counts are an argument, not a closure: XLA would fold a whole batch of them, slowly.
+            lambda counts, batch: item_sums(chosen, constant_outputs(chosen, counts, batch), batch),
+            out_shardings=replicated(self._mesh),
+        )
+        measured = self._run(lambda placed, batch: (constant(counts, placed), self._queries(batch)))
+        if not measured:
+            raise UserError("data.valid_split: there is nothing in it to evaluate on")
+        sums, queries = zip(*measured, strict=True)
+        baseline, links = self._joined(sums), None
+        for objective in chosen:
+            for name, rate in objective.constant_rates.items():
+                if name in baseline:
+                    weight = baseline[name].weight
+                    baseline[name] = Sum(rate * weight, weight)
+        if lpm := next((o for o in chosen if isinstance(o, LinkPrediction)), None):
+            embedder = Embedder(self._network, self._mesh, self._inputs.tokenizer)
+            targets = np.concatenate([batch["link_target"] for batch in queries])
+            known = [ids[ids != UNKNOWN] for batch in queries for ids in batch["link_known"]]
+            links = LinkRanking(embedder, lpm, self._inputs.vocabulary, targets, known)
+            baseline |= _link_metrics(links.majority, links.items, len(targets))
+        return baseline, links
+
+    def _run(self, measure: Callable[[dict[str, jax.Array], Batch], Any]) -> list[Any]:
+        """Results of each held-out batch, given on the devices and as this process' host has it."""
+        found = []
+        for number, batch in enumerate(self._held_out()):
+            distributed.heartbeat(f"batch {number} of the held-out products")
+            with jax.set_mesh(self._mesh):
+                placed = place_batch(
+                    self._mesh, {name: batch[name] for name in self._layout.arrays}
+                )
+                found.append(jax.device_get(measure(placed, batch)))
+        return found
+
+    def _held_out(self) -> Iterator[Batch]:
+        rows = HostRows(*process_blocks(self._mesh))
+        return eval_batches(self._network.settings, self._inputs, rows=rows)
+
+    def _training(self) -> Iterator[Batch]:
+        """A sample of whole training batches, for the constant prediction."""
+        run = self._network.settings
+        # A run of as many steps as the sample needs, so that none are read ahead of it in vain.
+        steps = min(-(-BASELINE_ITEMS // run.training.batch), run.training.steps)
+        data = dataclasses.replace(run.data, workers=0)
+        training = dataclasses.replace(run.training, steps=steps)
+        return train_batches(dataclasses.replace(run, data=data, training=training), self._inputs)
+
+    def _measure_batch(self, params: Params, batch: Batch) -> tuple[dict[str, Sum], jax.Array]:
+        outputs = self._network.apply(params, batch)
+        return item_sums(self._objectives, outputs, batch), outputs.product.embedding
+
+    def _queries(self, batch: Batch) -> dict[str, Any]:
+        """The queries of LPM, of all processes' rows; {} without it."""
+        found = {name: batch[name] for name in ("link_target", "link_known") if name in batch}
+        if not found or jax.process_count() == 1:
+            return found
+        known = found["link_known"]
+        widest = multihost_utils.process_allgather(np.array(known.shape[1])).max()
+        padding = ((0, 0), (0, widest - known.shape[1]))
+        found["link_known"] = np.pad(known, padding, constant_values=UNKNOWN)
+        everywhere = jax.jit(lambda x: x, out_shardings=replicated(self._mesh))
+        return everywhere(place_batch(self._mesh, found))
+
+    def _joined(self, batches: Sequence[Mapping[str, Sum]]) -> Metrics:
+        """The reported sums of all batches."""
+        sums = jax.tree.map(lambda *x: np.concatenate(x).astype(np.float64), *batches)
+        sums |= {f"{o.name}_loss": sums[o.name] for o in self._objectives if o.name in sums}
+        names = [name for o in self._objectives for name in o.reported if name in sums]
+        return {name: sums[name] for name in names if sums[name].weight.any()}
+
+
+def constant_counts(chosen: Sequence[Objective], batches: Iterable[Batch]) -> dict[str, Any]:
+    """What the constant baseline knows of some training batches, by objective."""
+    counts: dict[str, Any] = {objective.name: 0.0 for objective in chosen}
+    for batch in batches:
+        counts = {o.name: counts[o.name] + o.count(batch) for o in chosen}
+    return counts
+
+
+def constant_outputs(chosen: Sequence[Objective], counts: Mapping[str, Any], batch: Batch) -> Any:
+    """Outputs of a model, by attribute, for a batch; an embedding that no item differs in."""
+    product = types.SimpleNamespace(embedding=jnp.zeros((len(next(iter(batch.values()))), 1)))
+    outputs = types.SimpleNamespace(product=product)
+    for objective in chosen:
+        vars(outputs).update(objective.constant_outputs(counts[objective.name], batch))
+    return outputs
+
+
+def item_sums(
+    chosen: Sequence[Objective], outputs: Any, batch: Mapping[str, jax.Array]
+) -> dict[str, Sum]:
+    """`objectives.sums` item by item: every total and weight [B] instead of a scalar.
+
+    Sums are linear in the items' weights, so what an item adds is the derivative by its weight.
+    """
+    # In a fixed order: a set's would make another program of it in every process.
+    names = sorted({name for objective in chosen for name in objective.weight_arrays})
+
+    def sums(items: jax.Array) -> dict[str, Sum]:
+        scaled = {name: (batch[name].T * items).T for name in names}
+        return objectives.sums(chosen, outputs, {**batch, **scaled}, key=None)
+
+    return jax.jacrev(sums)(jnp.ones(len(next(iter(batch.values())))))
+
+
+class LinkRanking:
+    """Ranks the true value of fixed queries among all other values of its property.
+
+    The baseline is the majority's ranking, which orders a property's values by how many training
+    items have them. A query is left out where no false value exists (a property with one value, or
+    an item that has all of them): everyone would answer it right. `items` [Q] are those whose
+    queries are ranked, `majority` [Q] is where their true values stand by training count.
     """
 
     def __init__(
         self,
-        network: Network,
-        mesh: Mesh,
-        held_out: Callable[[], Iterable[Batch]],
-        training: Callable[[], Iterable[Batch]],
-        table: ValueVocabulary,
-        tokenizer: Tokenizer,
+        embedder: Embedder,
+        objective: LinkPrediction,
+        vocabulary: ValueVocabulary,
+        targets: np.ndarray,
+        known: Sequence[np.ndarray],
     ):
-        """See `make_evaluator` for the usual way.
+        """`targets` [I] are the queried value of each item, UNKNOWN (-1) is none.
 
-        Args:
-          network: the model, its settings resolved.
-          mesh: the devices; rows are spread over them.
-          held_out: one pass over the split, this process' rows, with `link_target`, `link_known`.
-          training: a sample of whole training batches, for the floors.
-          table: of the values that links are ranked among.
-          tokenizer: that writes them.
+        `known` [I] are arrays of all values of that property that are true of the item.
         """
-        self._network, self._mesh = network, mesh
-        self._held_out, self._training = held_out, training
-        self._table, self._tokenizer = table, tokenizer
-        self._objectives = network.settings.objectives
-        self._apply = jax.jit(self._answer, out_shardings=replicated(mesh))
-        self._links: LinkRanking | None = None
-        self._floor: dict[str, PerItemMetric] = {}
-
-    def __call__(self, params: Any) -> dict[str, float]:
-        """The metrics as `Measurement.values` gives them."""
-        return self.measure(params).values()
-
-    def measure(self, params: Any) -> EvalResult:
-        """Runs over the split; at the first call once more before, for questions and floors.
-
-        Raises:
-          UserError: the split is empty.
-        """
-        if self._links is None:
-            self._links, self._floor = self._prepare()
-        sums, embeddings = [], []
-        for number, batch in enumerate(self._held_out()):
-            distributed.heartbeat(f"batch {number} of the held-out products")
-            with use_mesh(self._mesh):
-                answer = self._apply(params, self._place(batch))
-            for whole, part in zip((sums, embeddings), jax.device_get(answer), strict=True):
-                whole.append(part)
-        model = _answers(sums)
-        if len(self._links.items):
-            c = np.concatenate(embeddings)
-            model |= _link_answers(self._links(params, c), self._links.items, len(c))
-        tasks = pretraining.tasks(batch_spec(self._network.settings, 1))
-        weights = {task: getattr(self._objectives, task).weight for task in tasks}
-        return EvalResult(model, self._floor, weights, self._links.without_rival)
-
-    def _prepare(self) -> tuple[LinkRanking, dict[str, PerItemMetric]]:
-        """What does not depend on parameters: the questions, and the floors' answers to them."""
-        constant = constant_prediction(self._training(), self._network.settings)
-        answer = jax.jit(
-            # An argument, not a closure: XLA would fold what it says of a whole batch, slowly.
-            lambda same, batch: item_sums(same.outputs(batch), batch, self._objectives),
-            out_shardings=replicated(self._mesh),
+        queried = np.flatnonzero(targets != UNKNOWN)
+        ranges = [vocabulary.range(vocabulary.pairs[target][0]) for target in targets[queried]]
+        values = np.array([end - start for start, end in ranges], np.int64)
+        self.items = queried[values > [len(known[item]) for item in queried]]
+        self.trivial_links_skipped = len(queried) - len(self.items)
+        self._embedder = embedder
+        self._candidates = Candidates(
+            vocabulary,
+            targets[self.items],
+            [known[item] for item in self.items],
+            embedder.tokenizer,
+            objective.length,
+            progress=lambda: distributed.heartbeat("the candidate values to write"),
         )
-        sums, questions = [], []
-        for number, batch in enumerate(self._held_out()):
-            distributed.heartbeat(f"batch {number} of the held-out products, for the floors")
-            sums.append(jax.device_get(answer(constant, self._place(batch))))
-            questions.append(self._questions(batch))
-        if not sums:
-            raise UserError("data.valid_split: there is nothing in it to evaluate on")
-        links = LinkRanking(
-            self._network, self._mesh, self._table, self._tokenizer, _join(questions)
+        self.majority = self._candidates.target_ranks(
+            vocabulary.counts[block.ids] for block in self._candidates.blocks
         )
-        floor = _answers(sums)
-        if self._objectives.mom.variant == "nce" and "mom_top1" in floor:
-            # A tie is no right answer there, and the floor ties with everything.
-            asked = floor["mom_top1"].asked
-            floor["mom_top1"] = PerItemMetric(NCE_CHANCE * asked, asked)
-        if len(links.items):
-            items = sum(len(asked.targets) for asked in questions)
-            floor |= _link_answers(links.majority, links.items, items)
-        return links, floor
-
-    def _place(self, batch: Batch) -> dict[str, jax.Array]:
-        """What the network reads of a batch, on the devices."""
-        arrays = {name: x for name, x in batch.items() if name not in ("link_target", "link_known")}
-        return place_batch(self._mesh, arrays)
-
-    def _questions(self, batch: Batch) -> Questions:
-        """The questions of a batch, of all processes' rows."""
-        asked = Questions(batch["link_target"], batch["link_known"])
-        if jax.process_count() == 1:
-            return asked
-        width = multihost_utils.process_allgather(np.array(asked.known.shape[1])).max()
-        arrays = place_batch(self._mesh, {"t": asked.targets, "k": _widen(asked.known, width)})
-        everywhere = jax.jit(lambda x: x, out_shardings=replicated(self._mesh))(arrays)
-        return Questions(np.asarray(everywhere["t"]), np.asarray(everywhere["k"]))
-
-    def _answer(self, params: Any, batch: Batch) -> tuple[dict[str, Sum], jax.Array]:
-        outputs = self._network.apply(params, batch)
-        return item_sums(outputs, batch, self._objectives), outputs.product.embedding
-
-
-def make_evaluator(
-    network: Network, mesh: Mesh, inputs: Inputs, *, split: str | None = None
-) -> Evaluator:
-    """The evaluator of a run.
-
-    Args:
-      network: the model, its settings resolved by `inputs`.
-      mesh: the devices.
-      inputs: the data.
-      split: which split to measure; `data.valid_split` if None.
-    """
-    chosen = network.settings
-    blocks, shards = process_blocks(mesh)
-    # A run of as many steps as are wanted, so that none are read ahead of it in vain.
-    steps = min(-(-FLOOR_ITEMS // chosen.training.batch), chosen.training.steps)
-    sample = dataclasses.replace(
-        chosen,
-        data=dataclasses.replace(chosen.data, workers=0),
-        training=dataclasses.replace(chosen.training, steps=steps),
-    )
-    training = functools.partial(train_batches, sample, *inputs)
-    held_out = functools.partial(
-        eval_batches, chosen, *inputs, split=split, blocks=blocks, shards=shards
-    )
-    return Evaluator(network, mesh, held_out, training, inputs.table, inputs.tokenizer)
-
-
-def item_sums(
-    outputs: Outputs | ReleasedOutputs, batch: Batch, objectives: settings.Objectives
-) -> dict[str, Sum]:
-    """`pretraining.sums` item by item: every total and weight [B] instead of a scalar.
-
-    Sums are linear in the items' weights, so what an item adds is the derivative by its weight.
-    """
-    asked = [name for task in pretraining.tasks(batch) for name in pretraining.TASKS[task]]
-
-    def sums(items):
-        scaled = {name: (batch[name].T * items).T for name in asked}
-        return pretraining.sums(outputs, {**batch, **scaled}, objectives, key=None)
-
-    return jax.jacrev(sums)(jnp.ones(len(batch["mlm_weights"])))
-
-
-def _answers(batches: Iterable[Mapping[str, Sum]]) -> dict[str, PerItemMetric]:
-    """The items' sums of all batches in a line; without what nothing was asked for."""
-    batches = list(batches)
-    joined = {
-        NAMES[name]: PerItemMetric(
-            *(
-                np.concatenate([np.asarray(sums[name][part], np.float64) for sums in batches])
-                for part in (0, 1)
-            )
+        self._score = jax.jit(
+            lambda c, p, v, q, t: -energy(c[q], p[t], v[t], objective.options.norm),
+            out_shardings=replicated(embedder.mesh),
         )
-        for name in batches[0]
-        if name in NAMES
-    }
-    return {name: answers for name, answers in joined.items() if answers.asked.any()}
+
+    def __call__(self, params: Params, embeddings: np.ndarray) -> Ranks:
+        """Where the true values stand [Q]; embeddings of all items [I, D] without the answers."""
+        if not len(self.items):
+            return self.majority
+        mesh = self._embedder.mesh
+        p, v = self._embedder.at(params).candidates(self._candidates.texts)
+        arrays = [put_on_all_hosts(replicated(mesh), x) for x in (embeddings[self.items], p, v)]
+
+        def score(queries: np.ndarray, texts: np.ndarray) -> np.ndarray:
+            distributed.heartbeat("the ranking of links")
+            places = (put_on_all_hosts(batch_sharding(mesh), x) for x in (queries, texts))
+            return np.asarray(self._score(*arrays, *places))
+
+        size = -(-PAIRS // data_shards(mesh)) * data_shards(mesh)
+        return self._candidates.target_ranks(self._candidates.scores(score, size))
 
 
-def _link_answers(ranks: Ranks, asked: np.ndarray, items: int) -> dict[str, PerItemMetric]:
-    """Hits and reciprocal ranks of the items that were asked, among all items."""
-
-    def spread(values: np.ndarray) -> np.ndarray:
-        line = np.zeros(items)
-        line[asked] = values
-        return line
-
-    questions = spread(np.ones(len(asked)))
+def _link_metrics(ranks: Ranks, queried: np.ndarray, items: int) -> Metrics:
+    """Hits and reciprocal ranks of the items with a query, among all items: [items] each."""
+    if not len(queried):
+        return {}
+    hits = {f"link_hits_at_{k}": hits_at(k, ranks) for k in (1, 10)}
+    weights = np.bincount(queried, minlength=items).astype(np.float64)
     return {
-        "link_hits_at_1": PerItemMetric(spread(hits_at(1, ranks)), questions),
-        "link_hits_at_10": PerItemMetric(spread(hits_at(10, ranks)), questions),
-        "link_mrr": PerItemMetric(spread(reciprocal_rank(ranks)), questions),
+        name: Sum(np.bincount(queried, values, items), weights)
+        for name, values in {**hits, "link_mrr": reciprocal_rank(ranks)}.items()
     }
 
 
-def _join(questions: Iterable[Questions]) -> Questions:
-    targets, known = zip(*questions, strict=True)
-    width = max(ids.shape[1] for ids in known)
-    return Questions(np.concatenate(targets), np.concatenate([_widen(ids, width) for ids in known]))
-
-
-def _widen(ids: np.ndarray, width: int) -> np.ndarray:
-    return np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=UNKNOWN)
+def _mean(metric: Sum) -> float:
+    return float(metric.total.sum() / metric.weight.sum())

@@ -1,1 +1,1 @@
-"""A run from its settings to its last step, and what is measured of it."""
+"""Whole runs: training, fine-tuning, and their measurement."""

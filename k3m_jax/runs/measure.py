@@ -1,24 +1,28 @@
-"""Any run, pretrained or fine-tuned, on products held out."""
+"""Any run on held-out products: by its pretraining objectives, or on a downstream task."""
 
+import contextlib
 import dataclasses
+import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from etils import epath
 
+from k3m_jax.data.build.local import BuildArguments, build
 from k3m_jax.data.input.pipeline import Inputs, open_inputs
-from k3m_jax.data.store.shards import open_shards
+from k3m_jax.data.store.shards import ShardSet, open_shards
+from k3m_jax.data.store.value_vocabulary import ValueVocabulary
 from k3m_jax.evaluation.embedding import Embedder
-from k3m_jax.evaluation.evaluator import make_evaluator
+from k3m_jax.evaluation.evaluator import Evaluator
 from k3m_jax.evaluation.report import ExternalDataInfo, Report
-from k3m_jax.evaluation.task_report import TaskReport
-from k3m_jax.model.network import Network
-from k3m_jax.model.task_network import network_of, split_params
+from k3m_jax.model.network import Network, network_of, split_params
 from k3m_jax.parallel.mesh import make_mesh
-from k3m_jax.runs import fine_tuning
-from k3m_jax.runs.adhoc_datasets import open_sources
-from k3m_jax.settings import Data, Settings, Task, UserError
+from k3m_jax.runs.task_evaluation import TaskEvaluation
+from k3m_jax.settings import Corruption, Data, Settings, Task, UserError
 from k3m_jax.training.checkpoints import Meta, Which, load_params
+
+PRODUCTS = "products.jsonl"
 
 
 def measure_run(
@@ -26,54 +30,79 @@ def measure_run(
     meta: Meta,
     workdir: epath.Path,
     which: Which,
+    *,
+    split: str,
+    corruptions: Sequence[Corruption],
     sources: Sequence[str] = (),
-) -> Report | TaskReport:
-    """The table of a checkpoint on `data.valid_split`, corrupt as `data.valid_corruption` says.
+    probes: Sequence[Task] = (),
+    trivial_baselines: bool = True,
+) -> Iterator[Report]:
+    """Measures a checkpoint on a split: a report for each corruption and, of probes, each task.
 
     Args:
-      settings: of the run, with what is to be otherwise.
-      meta: of the run.
-      workdir: of the run.
-      which: checkpoint.
-      sources: to measure on, shards or folders of products as they come; () are the run's own. A
-        fine-tuned run learns its floors and its threshold from its own, a pretrained one from
-        these.
+      sources: to measure on, shards or folders of products; () are the run's own. Baselines and
+        thresholds of a task come from its own all the same, the baseline of pretraining from these.
+      probes: tasks that heads are fitted for; () measures the run on what it was trained for.
 
     Raises:
-      UserError: something that can't be opened, another vocabulary, or a split that there is not.
+      UserError: no such data or split, another vocabulary, or what `TaskEvaluation` raises.
     """
-    if settings.task.downstream:
-        return _fine_tuned(settings, meta, workdir, which, sources)
-    if sources:
-        settings = dataclasses.replace(settings, data=_on(settings.data, sources, workdir))
     inputs = open_run_data(settings.data, meta, workdir)
-    mesh, network = make_mesh(settings.mesh), network_of(inputs.resolve(settings))
+    held_out = [open_source(source, inputs.shard_sets[0], workdir) for source in sources]
+    pretraining = not (probes or settings.task.downstream)
+    if pretraining and held_out:
+        train = settings.data.train_split
+        if not any(train in shards.info.products for shards in held_out):
+            raise UserError(
+                f"--sources={','.join(sources)}: no items of a split {train!r}, which a pretrained "
+                "run's baseline is counted over; a fine-tuned run or launch.probe needs none"
+            )
+        vocabulary = ValueVocabulary.merge(shards.values for shards in held_out)
+        inputs = Inputs(held_out, inputs.tokenizer, vocabulary)
+        settings = _with_data(settings, weights=())
+    settings = inputs.resolve(settings)
+    mesh, network = make_mesh(settings.mesh), network_of(settings)
     params, step = load_params(workdir, which, network, mesh)
-    measured = make_evaluator(network, mesh, inputs).measure(params)
-    report = Report.of(measured, step, settings.data)
-    return dataclasses.replace(report, elsewhere=ExternalDataInfo.of(sources, inputs.shard_sets))
+    external = ExternalDataInfo.of(sources, held_out)
+    if pretraining:
+        for corruption in corruptions:
+            measured = _with_data(settings, valid_split=split, valid_corruption=corruption)
+            report = Evaluator(Network(measured), mesh, inputs).report(params, step)
+            yield dataclasses.replace(report, external=external)
+        return
+    params, head = split_params(params) if settings.task.downstream else (params, None)
+    network = Network(dataclasses.replace(settings, task=Task()))
+    embedder = Embedder(network, mesh, inputs.tokenizer, params)
+    for task in probes or (settings.task,):
+        evaluation = TaskEvaluation(
+            dataclasses.replace(settings, task=task),
+            inputs,
+            embedder,
+            step,
+            split,
+            head=None if probes else head,
+            held_out=held_out,
+            trivial_baselines=trivial_baselines,
+        )
+        for corruption in corruptions:
+            yield dataclasses.replace(evaluation.report(corruption), external=external)
+
+
+def _with_data(settings: Settings, **changes: Any) -> Settings:
+    return dataclasses.replace(settings, data=dataclasses.replace(settings.data, **changes))
 
 
 def relocate_data(data: Data, meta: Meta, trained_on: Sequence[str], tokenizer: str) -> Data:
-    """A run's data, where its shards or its tokenizer lie elsewhere than when it learned.
+    """A run's data, where its shards or its tokenizer, if named, lie now.
 
-    Args:
-      data: of the run.
-      meta: of the run.
-      trained_on: where each of its data sets lies now; () where it was.
-      tokenizer: where that lies now; "" where it was.
-
-    Raises:
-      UserError: the items there are not those that the run has learned from. (Its pairs are not
-        told from others: a run keeps no digest of them.)
+    Raises UserError where the run was trained on other items. Its pairs are not compared.
     """
-    if trained_on:
-        found = [open_shards(folder).info.fingerprint for folder in trained_on]
-        if found != list(meta.data):
-            raise UserError(
-                f"--trained_on={','.join(trained_on)}: the run has learned from other data "
-                "sets, or from these in another order"
-            )
+    found = [open_shards(folder).info.fingerprint for folder in trained_on]
+    if found and found != list(meta.data):
+        raise UserError(
+            f"--trained_on={','.join(trained_on)}: the run was trained on other data sets, or on "
+            "these in another order"
+        )
     return dataclasses.replace(
         data, sources=tuple(trained_on) or data.sources, tokenizer=tokenizer or data.tokenizer
     )
@@ -81,76 +110,67 @@ def relocate_data(data: Data, meta: Meta, trained_on: Sequence[str], tokenizer: 
 
 def open_run_data(data: Data, meta: Meta, workdir: epath.Path) -> Inputs:
     """A run's data; raises UserError where they are gone, or the vocabulary is not the run's."""
-    _check_there(data, workdir)
-    inputs = open_inputs(data)
+    try:
+        inputs = open_inputs(data)
+    except UserError as error:
+        raise UserError(
+            f"{error} (seen from {pathlib.Path.cwd()}). The run in {workdir} was trained on it: "
+            "--trained_on and --tokenizer name where shards and tokenizer are now"
+        ) from error
     if inputs.tokenizer.fingerprint != meta.vocabulary:
         raise UserError(f"--tokenizer: another vocabulary than that of the run in {workdir}")
     return inputs
 
 
-def embedder_of(
-    settings: Settings, inputs: Inputs, workdir: epath.Path, which: Which
-) -> tuple[Settings, Embedder, int]:
-    """What embeds by the parameters of a checkpoint, of a fine-tuned run those below its head.
+def open_source(source: str, own: ShardSet, workdir: epath.Path) -> ShardSet:
+    """Opens shards; of a folder with a products.jsonl, shards that are built from it.
 
-    Args:
-      settings: of the run.
-      inputs: its data.
-      workdir: of the run.
-      which: checkpoint.
-
-    Returns:
-      The settings resolved, with no task; the embedder; the checkpoint's step.
+    They are built once, and again when the folder has changed, in the run's folder, with the
+    picture sizes and the classes of `own`, a data set of the run's. Raises UserError.
     """
-    mesh, settings = make_mesh(settings.mesh), inputs.resolve(settings)
-    params, step = load_params(workdir, which, network_of(settings), mesh)
-    if settings.task.downstream:
-        params, _ = split_params(params)
-    settings = dataclasses.replace(settings, task=Task())
-    return settings, Embedder(Network(settings), mesh, inputs.tokenizer, params), step
-
-
-def _fine_tuned(
-    settings: Settings, meta: Meta, workdir: epath.Path, which: Which, sources: Sequence[str]
-) -> TaskReport:
-    run, data = Settings.from_config(meta.settings), settings.data
-    own = dataclasses.replace(data, valid_split=run.data.valid_split)
-    settings = dataclasses.replace(settings, data=own)
-    inputs = open_run_data(own, meta, workdir)
-    held_out = open_sources(sources, inputs.shard_sets[0], workdir)
-    mesh, network = make_mesh(settings.mesh), network_of(inputs.resolve(settings))
-    params, step = load_params(workdir, which, network, mesh)
-    corrupt = (data.valid_corruption,)
-    (report,) = fine_tuning.measure(
-        network, mesh, inputs, params, step, data.valid_split, corrupt, held_out
-    )
-    return dataclasses.replace(report, elsewhere=ExternalDataInfo.of(sources, held_out))
-
-
-def _check_there(data: Data, workdir: epath.Path) -> None:
-    for source in data.sources:
+    folder = epath.Path(source)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{source} is a file: name the folder that it lies in")
+    if not (folder / PRODUCTS).exists():
         try:
-            open_shards(source)
+            return open_shards(folder)
         except UserError as error:
-            raise UserError(
-                f"{error} (seen from {pathlib.Path.cwd()}). The run in {workdir} has learned from "
-                "it, and is measured beside it: --trained_on of launch.evaluate and launch.probe "
-                "says where it is now"
-            ) from error
-
-
-def _on(data: Data, sources: Sequence[str], workdir: epath.Path) -> Data:
-    """The run's data on other sources, which bring their own tokenizer if they were built."""
-    _check_there(data, workdir)
-    own = open_shards(data.sources[0])
-    found = open_sources(sources, own, workdir)
-    if not any(data.train_split in shards.info.products for shards in found):
+            raise UserError(f"{folder} holds neither {PRODUCTS} nor shards: {error}") from error
+    if own.info.front_end != "patches":
         raise UserError(
-            f"--sources={','.join(sources)}: no items of a split {data.train_split!r}, which a "
-            "pretrained run's floors are counted of; a fine-tuned run or launch.probe needs none"
+            f"{source} is a catalog without region features, and the run reads regions: name "
+            "shards, python -m launch.build_shards --front_end=regions"
         )
-    tokenizer = data.tokenizer
-    if not tokenizer and found[0].tokenizer_folder is None and own.tokenizer_folder:
-        tokenizer = str(own.tokenizer_folder)
-    folders = tuple(str(shards.folder) for shards in found)
-    return dataclasses.replace(data, sources=folders, weights=(), tokenizer=tokenizer)
+    arguments = BuildArguments(
+        "jsonl",
+        source,
+        str(workdir / "catalogues" / digest(source, own.info.fingerprint)),
+        image_size=own.info.image_size,
+        patch_size=own.info.patch_size,
+        vocabulary_size=0,  # the run has its own
+        codebook=str(own.folder),
+    )
+    if not arguments.folder.exists():
+        # Another process may build it meanwhile: a folder gets its name when it is whole.
+        with contextlib.suppress(FileExistsError):
+            return build(arguments)
+    return open_shards(arguments.folder)
+
+
+def digest(source: epath.PathLike, salt: str = "") -> str:
+    """Of a folder of products as it is now: the names and contents of all files in it."""
+    folder, found = epath.Path(source), hashlib.blake2b(salt.encode(), digest_size=8)
+    for path in _files(folder):
+        name, data = str(path.relative_to(folder)), path.read_bytes()
+        found.update(f"{name}\0{len(data)}\0".encode(errors="surrogateescape"))
+        found.update(data)
+    return found.hexdigest()
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    """All files below a folder, in a fixed order; epath can't search folders of folders."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _files(path)
+        elif path.exists():  # else a link to nothing
+            yield path

@@ -1,238 +1,290 @@
-"""A model's embeddings put to a task: embedded, judged by a head, beside the floors."""
+"""A head on embeddings of a downstream task, measured next to trivial baselines.
+
+It is the one that was fine-tuned or, in a probe, one that is fitted to the embeddings of training
+items while the model stays as it is: several strengths of an L2 penalty are tried at once, and the
+one with the least loss on validation examples is taken. Everything is fixed by the seed.
+"""
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.sharding import Mesh
 
-from k3m_jax.data.input.pipeline import Inputs
-from k3m_jax.data.input.sources import validate_sources
+from k3m_jax import objectives, tasks
+from k3m_jax.data.input.pipeline import Inputs, validate_sources
 from k3m_jax.data.store.shards import ShardSet
 from k3m_jax.data.store.value_vocabulary import UNKNOWN, ValueVocabulary
 from k3m_jax.evaluation.embedding import Embedder
-from k3m_jax.evaluation.task_report import Row, TaskReport
-from k3m_jax.metrics.bootstrap import Resampling, Statistic
-from k3m_jax.metrics.task_metrics import best_threshold
-from k3m_jax.runs.task_scorers import CandidateEncoder, TaskScorer
-from k3m_jax.settings import Corruption, Settings, Task, UserError
-from k3m_jax.tasks.split import TaskSplit
-from k3m_jax.tasks.trivial_baselines import RawFeatures
+from k3m_jax.evaluation.report import Report, Row, Score
+from k3m_jax.metrics import Bootstrap, Statistic, best_threshold
+from k3m_jax.model.network import Params, TaskNetwork, split_params
+from k3m_jax.objectives.base import safe_ratio
+from k3m_jax.settings import Corruption, Settings, UserError
+from k3m_jax.tasks.base import DownstreamTask, TaskSplit
+from k3m_jax.tasks.trivial_baselines import BASELINES, SeenSplit
+from k3m_jax.training.step import decay_mask
+
+PENALTIES = (1e-6, 1e-4, 1e-2, 1e-1)  # half their sum of squares is added; not of biases
+STEPS = 1000
+BATCH = 128  # examples of a step
+RATE = 1e-2  # of Adam, falling to 0 as a cosine
 
 CLEAN = Corruption()
-Scale = Callable[[np.ndarray], np.ndarray]
+MODEL = "model"  # among the names of trivial baselines
+Examples = Mapping[str, Any]  # of `DownstreamTask.inputs`
+Scale = Callable[[np.ndarray], np.ndarray]  # vectors [N, D] -> what the head reads
 
 
-class Splits(NamedTuple):
-    """What a head, its threshold and the floors are made from, and what is measured."""
+class TaskEvaluator:
+    """Loss and metrics of a task on the validation examples of a run that trains."""
 
-    train: TaskSplit
-    valid: TaskSplit
-    asked: TaskSplit
-    table: ValueVocabulary  # of the values of all of them
+    def __init__(self, network: TaskNetwork, mesh: Mesh, inputs: Inputs):
+        """Raises UserError where the validation split has no example."""
+        task, self._data = network.settings.task, network.settings.data
+        kind, vocabulary = tasks.find(task.name), inputs.vocabulary
+        self._embedder = Embedder(network.backbone, mesh, inputs.tokenizer)
+        split = self._data.valid_split
+        self._valid = TaskSplit(kind, task, inputs.shard_sets, split, vocabulary)
+        self._scorer = lambda embedder: kind(network.head, embedder, vocabulary, [self._valid])
 
-    @classmethod
-    def of(
-        cls,
-        task: Task,
-        settings: Settings,
-        inputs: Inputs,
-        held_out: Sequence[ShardSet],
-        split: str,
-    ) -> "Splits":
-        """Opens the examples.
-
-        Args:
-          task: its classes are given.
-          settings: of the run, resolved: name its splits, and what its pictures are like.
-          inputs: the run's.
-          held_out: data sets to measure on; () are the run's own.
-          split: of these, to measure on.
-
-        Raises:
-          UserError: what `Asked.of` raises, or pictures that are not like the run's.
-        """
-        # Or the model would take them for absent.
-        validate_sources(settings, (*inputs.shard_sets, *held_out))
-        data, table = settings.data, inputs.table
-        if held_out:
-            own = [shards.values for shards in inputs.shard_sets]
-            # Their values are candidates, too; how frequent a value is, training alone says.
-            more = [{p: dict.fromkeys(v, 0) for p, v in s.values.items()} for s in held_out]
-            table = ValueVocabulary.merge([*own, *more])
-        train, valid = (
-            TaskSplit.of(task, inputs.shard_sets, name, table)
-            for name in (data.train_split, data.valid_split)
-        )
-        if not held_out and split == data.valid_split:
-            return cls(train, valid, valid, table)
-        return cls(
-            train, valid, TaskSplit.of(task, held_out or inputs.shard_sets, split, table), table
-        )
-
-    def sight(
-        self, embedder: Embedder, inputs: Inputs, settings: Settings, scale: Scale
-    ) -> CandidateEncoder:
-        """What a judge of questions needs of the model."""
-
-        def encode(texts):
-            return embedder.candidates(texts.write(inputs.tokenizer, settings.lengths.candidate))
-
-        return CandidateEncoder((self.train, self.valid, self.asked), self.table, encode, scale)
+    def __call__(self, params: Params) -> dict[str, float]:
+        """`loss` and the metrics; alignment's threshold is the best there is for these pairs."""
+        model, head = split_params(params)
+        embedder, valid = self._embedder.at(model), self._valid
+        scorer = self._scorer(embedder)
+        c = embedder(valid.sources(self._data.valid_corruption))
+        scores = scorer.scores(head, valid, c)
+        threshold = best_threshold(scores, valid.labels == 1) if scorer.needs_threshold else 0.0
+        statistics = scorer.statistics(valid, scores, threshold)
+        stacked, bootstrap = jax.tree.map(lambda x: x[None], head), Bootstrap(valid.products)
+        return {
+            "loss": float(mean_losses(scorer, stacked, scorer.inputs(valid, c))[0]),
+            **{name: bootstrap.value(statistic) for name, statistic in statistics.items()},
+        }
 
 
 class TaskEvaluation:
-    """Of one head on one split, in as many settings as are wanted.
-
-    Whatever is chosen by validation examples is chosen by those that nothing is wrong with.
-    """
+    """A model and a head on one split, in any number of corruption settings."""
 
     def __init__(
         self,
-        kind: str,
         settings: Settings,
-        checkpoint: int,
+        inputs: Inputs,
         embedder: Embedder,
-        judge: TaskScorer,
-        params: Any,
-        splits: Splits,
-        scale: Scale,
-        notes: Mapping[str, Any],
-        train_corruption: Corruption = CLEAN,
-        norm: str = "",
-        floors: bool = True,
+        checkpoint: int,
+        split: str,
+        *,
+        head: Any = None,
+        held_out: Sequence[ShardSet] = (),
+        trivial_baselines: bool = True,
     ):
-        """Chooses the thresholds, where metrics want them.
+        """Fits the head of a probe, where `head` does not give a fine-tuned one's parameters.
 
-        Args:
-          kind: of `TaskReport`.
-          settings: of the run, its task the one that is judged.
-          checkpoint: step of the parameters.
-          embedder: of the model's parameters.
-          judge: of the task's head.
-          params: of the head.
-          splits: the examples.
-          scale: embeddings [N, D] -> what the head reads.
-          notes: of `TaskReport`.
-          train_corruption: of the items that the head learned from.
-          norm: of link prediction's energy, where the model has learned it; "" leaves out what
-            embeddings say without a head.
-          floors: whether they are measured, too; they are the same for every model.
+        Baselines and a probe's head learn from the run's `data.train_split`, corrupted by
+        `data.train_corruption`; thresholds and the penalty of the head are chosen on its
+        `data.valid_split`, never corrupted. `settings` are resolved, with the task; `held_out` are
+        data sets to measure on instead of the run's own.
 
         Raises:
-          UserError: of the validation examples, as `report`.
+          UserError: a modality to show that there is not, a split without examples, pictures in
+            `held_out` that are not like the run's, or embeddings that are not finite.
         """
-        self._kind, self._settings, self._checkpoint = kind, settings, checkpoint
-        self._embedder, self._judge, self._params = embedder, judge, params
-        self._splits, self._scale, self._notes = splits, scale, dict(notes)
-        self._train_corruption, self._with_floors = train_corruption, floors
-        self._embedded: dict[str, np.ndarray] = {}
-        self._sampling = Resampling(splits.asked.products)
-        self._norm = norm
-        self._thresholds = self._choose() if judge.needs_threshold else {}
-        if judge.needs_threshold and splits.asked is splits.valid:
-            self._notes["threshold"] = "chosen on these very pairs, so that F1 is flattered"
+        settings.validate_shown()
+        # Or the model would take pictures that are not like the run's for absent.
+        validate_sources(settings, (*inputs.shard_sets, *held_out))
+        data, own, vocabulary = settings.data, inputs.shard_sets, inputs.vocabulary
+        kind = tasks.find(settings.task.name)
+        task = kind.resolve(settings.task, own, data.train_split)
+        network = TaskNetwork(dataclasses.replace(settings, task=task))
+        if held_out:
+            # Their values are candidates too; how frequent a value is follows from training alone.
+            more = [{p: dict.fromkeys(v, 0) for p, v in s.values.items()} for s in held_out]
+            vocabulary = ValueVocabulary.merge([*(shards.values for shards in own), *more])
+        self.train = TaskSplit(kind, task, own, data.train_split, vocabulary)
+        self.valid = self.measured = TaskSplit(kind, task, own, data.valid_split, vocabulary)
+        if held_out or split != data.valid_split:
+            self.measured = TaskSplit(kind, task, held_out or own, split, vocabulary)
+        self.kind, self.checkpoint, self.embedder = "evaluation", checkpoint, embedder
+        self.notes = {"training examples": len(self.train.labelled)}
+        self.train_corruption, self.trivial_baselines = data.train_corruption, trivial_baselines
+        self.embedded: dict[Corruption, np.ndarray] = {}
+        splits = self.train, self.valid, self.measured
+        score = functools.partial(kind, network.head, embedder, vocabulary, splits)
+        self.norm = ""  # of link prediction's energy, for zero-shot metrics; "" is none
+        self.scale: Scale = np.asarray
+        if head is not None:
+            self.scorer, self.head = score(), head
+            return
+        train_c = embedder(self.train.sources(data.train_corruption))
+        self.kind, self.scale = "probe", standardizer(train_c)
+        self.scorer = score(lambda x: standardizer(x)(x))
+        valid_c = embedder(self.valid.sources(CLEAN))
+        self.head, self.notes["penalty of the head"] = fit(
+            self.scorer,
+            self.scorer.inputs(self.train, self.scale(train_c)),
+            self.scorer.inputs(self.valid, self.scale(valid_c)),
+            settings.seed,
+        )
+        # The energy of a model that has not learned link prediction means nothing.
+        if any(o.name == "lpm" and o.weight for o in objectives.active(settings)):
+            self.norm = settings.objectives.lpm.norm
 
-    def report(self, corruption: Corruption) -> TaskReport:
-        """The measurement, the asked examples' items corrupt.
+    def report(self, corruption: Corruption) -> Report:
+        """The measurement, with the measured items corrupted.
 
         Raises:
-          UserError: the model's scores are not all finite.
+          UserError: scores of the model, of validation examples too, are not all finite.
         """
-        asked = self._splits.asked
-        products = set(asked.products)
-        return TaskReport(
-            kind=self._kind,
-            task=self._settings.task.name,
-            split=asked.split,
-            corruption=str(corruption),
-            checkpoint=self._checkpoint,
-            rows=self._rows(corruption),
-            examples=len(asked.products),
-            products=len(products),
-            known_products=len(products & self._splits.train.split_products),
-            notes=self._notes,
-            left_out=asked.left_out,
-            unknown_classes=int((asked.labels == UNKNOWN).sum()),
-        )
+        measured, c = self.measured, self._embeddings(corruption)
+        statistics = {
+            name: self.scorer.statistics(measured, scores, self._thresholds.get(name, 0.0))
+            for name, scores in self._scores(measured, c, corruption).items()
+        }
+        model = statistics.pop(MODEL)
+        if self.norm:
+            model |= self.scorer.zero_shot_statistics(measured, c, self.norm)
+        rows, count, products = [], len(measured.products), set(measured.products)
+        bootstrap = Bootstrap(measured.products)
+        for name, statistic in model.items():
+            metric = name.rpartition(" ")[2]  # zero-shot metrics have the same baselines
+            others = {key: _score(bootstrap, found[metric]) for key, found in statistics.items()}
+            rows.append(Row(name, name, _score(bootstrap, statistic), others, count, "examples"))
+        notes = {
+            "examples": count,
+            "products": len(products),
+            "products that training has too": len(products & self.train.split_products),
+            "intervals": "bootstrap over products",
+            **self.notes,
+            "training items are corrupted": str(self.train_corruption) or "no",
+            **{f"left out, {reason}": count for reason, count in measured.left_out.items()},
+        }
+        if unknown := int((measured.labels == UNKNOWN).sum()):
+            notes["examples of a class that training lacks, always wrong"] = unknown
+        if self.scorer.needs_threshold and measured is self.valid:
+            notes["threshold"] = "chosen on these very pairs, so F1 is flattered"
+        task, split = self.scorer.head.task.name, measured.split
+        return Report(self.kind, task, split, str(corruption), self.checkpoint, rows, notes)
 
-    def _rows(self, corruption: Corruption) -> tuple[Row, ...]:
-        judge, asked = self._judge, self._splits.asked
-        c = self.embeddings(corruption)
-        scores = self._scores(asked, c, corruption)
-        model, *others = (
-            judge.statistics(asked, found, self._thresholds.get(name, 0.0))
-            for name, found in scores.items()
-        )
-        beside = dict(zip(list(scores)[1:], others, strict=True))
-        rows = [self._row(metric, metric, each, beside) for metric, each in model.items()]
-        if self._norm:
-            for called, statistics in judge.zero_shot_metrics(asked, c, self._norm).items():
-                rows += [
-                    self._row(f"{called} {metric}", metric, each, beside)
-                    for metric, each in statistics.items()
-                ]
-        return tuple(rows)
+    def _embeddings(self, corruption: Corruption) -> np.ndarray:
+        """Embeddings of the measured rows at any rate, from those of none and of all corrupted.
 
-    def embeddings(self, corruption: Corruption) -> np.ndarray:
-        """Embeddings of the asked rows at any rate, from those of none and of all items corrupt.
-
-        A rate decides which items are corrupt, and not how: a setting is embedded once.
+        A rate decides which items are corrupted, not how: a setting is embedded once.
         """
-        clean = self._embed(CLEAN)
-        if not corruption.rate:
-            return clean
-        corrupt = self._splits.asked.corrupted(corruption)
-        whole = self._embed(dataclasses.replace(corruption, rate=1.0))
-        return np.where(corrupt[:, None], whole, clean)
-
-    def _embed(self, corruption: Corruption) -> np.ndarray:
-        name = str(corruption)
-        if name not in self._embedded:
-            self._embedded[name] = self._embedder(self._splits.asked.sources(corruption))
-        return self._embedded[name]
-
-    @functools.cached_property
-    def _known(self) -> RawFeatures:
-        """What the floors learn from."""
-        return self._splits.train.surface(self._train_corruption)
+        if corruption.rate not in (0, 1):
+            whole = self._embeddings(dataclasses.replace(corruption, rate=1.0))
+            corrupted = self.measured.corrupted(corruption)[:, None]
+            return np.where(corrupted, whole, self._embeddings(CLEAN))
+        if corruption not in self.embedded:
+            self.embedded[corruption] = self.embedder(self.measured.sources(corruption))
+        return self.embedded[corruption]
 
     def _scores(
-        self, asked: TaskSplit, c: np.ndarray, corruption: Corruption
+        self, split: TaskSplit, c: np.ndarray, corruption: Corruption
     ) -> dict[str, np.ndarray]:
-        """Of the model on embeddings of all rows, and of the floors by their names.
+        """Of the model on embeddings of all rows, and of the trivial baselines.
 
-        Numbers alone: metrics would rank NaN somewhere, and it might look like an answer.
+        Only finite ones: metrics would rank NaN somewhere, and it might look like an answer.
         """
-        scores = self._judge.scores(self._params, asked, self._scale(c))
+        scores = self.scorer.scores(self.head, split, self.scale(c))
         if wrong := np.count_nonzero(~np.isfinite(scores)):
             raise UserError(
-                f"split {asked.split!r}: {wrong:,} of {scores.size:,} scores of the model at step "
-                f"{self._checkpoint} are not finite: measure another --checkpoint, or train again "
+                f"split {split.split!r}: {wrong:,} of {scores.size:,} scores of the model at step "
+                f"{self.checkpoint} are not finite: measure another --checkpoint, or train again "
                 "with a lower optimizer.learning_rate"
             )
-        return {"model": scores, **self._floors(asked, corruption)}
+        if not self.trivial_baselines:
+            return {MODEL: scores}
+        seen = SeenSplit.read(split, corruption)
+        trivial = self.scorer.trivial_baselines(self._seen, seen)
+        return {MODEL: scores} | dict(zip(BASELINES, trivial, strict=True))
 
-    def _floors(self, asked: TaskSplit, corruption: Corruption) -> Mapping[str, np.ndarray]:
-        if not self._with_floors:
+    @functools.cached_property
+    def _seen(self) -> SeenSplit:
+        return SeenSplit.read(self.train, self.train_corruption)
+
+    @functools.cached_property
+    def _thresholds(self) -> dict[str, float]:
+        """Of the model and of each baseline, where metrics need them."""
+        if not self.scorer.needs_threshold:
             return {}
-        seen = asked.surface(corruption)
-        return self._judge.floors(self._splits.train, self._known, asked, seen)
+        scores = self._scores(self.valid, self.embedder(self.valid.sources(CLEAN)), CLEAN)
+        return {name: best_threshold(x, self.valid.labels == 1) for name, x in scores.items()}
 
-    def _choose(self) -> dict[str, float]:
-        """The thresholds of the model and of each floor."""
-        valid = self._splits.valid
-        scores = self._scores(valid, self._embedder(valid.sources(CLEAN)), CLEAN)
-        labels = valid.labels == 1
-        return {name: best_threshold(found, labels) for name, found in scores.items()}
 
-    def _row(
-        self,
-        called: str,
-        metric: str,
-        model: Statistic,
-        floors: Mapping[str, Mapping[str, Statistic]],
-    ) -> Row:
-        others = {name: statistics[metric] for name, statistics in floors.items()}
-        return Row.of(called, self._sampling, model, others)
+def standardizer(x: np.ndarray) -> Scale:
+    """What gives the vectors x [N, D] mean 0 and variance 1: models differ in their scale.
+
+    A dimension that does not vary stays at 0.
+    """
+    mean, spread = x.mean(0), x.std(0)
+    spread = np.where(spread > 1e-6, spread, np.inf)
+    return lambda vectors: (vectors - mean) / spread
+
+
+def _score(bootstrap: Bootstrap, statistic: Statistic) -> Score:
+    value = bootstrap.value(statistic)
+    return Score(value if math.isfinite(value) else None, bootstrap.interval(statistic))
+
+
+def fit(scorer: DownstreamTask, train: Examples, valid: Examples, seed: int) -> tuple[Any, float]:
+    """The parameters and the penalty of the best head.
+
+    Raises:
+      UserError: no head has a loss: what it reads is not finite, or nothing has a label.
+    """
+    key = jax.random.key(seed)
+    start = scorer.head.init_params(key)
+    data = {name: jnp.asarray(x) for name, x in train.items()}
+    data["weight"] = jnp.ones(len(data["c"]))
+    params = _learn(scorer, start, jnp.array(PENALTIES, jnp.float32), data, key)
+    losses = mean_losses(scorer, params, valid)
+    if np.isnan(losses).all():
+        raise UserError(
+            "no head has a finite loss on the validation examples: the model's embeddings are not "
+            "finite (measure another --checkpoint), or task.classes names none of their classes"
+        )
+    best = int(np.nanargmin(losses))
+    return jax.tree.map(lambda x: x[best], params), PENALTIES[best]
+
+
+def mean_losses(scorer: DownstreamTask, params: Any, inputs: Examples) -> np.ndarray:
+    """The loss of each of the stacked heads `params` on examples, [heads]."""
+    total, sums, count = jax.jit(jax.vmap(scorer.loss, (0, None))), [], len(inputs["c"])
+    for first in range(0, count, BATCH):  # of one size, the last filled up with rows of weight 0
+        rows = np.arange(first, first + BATCH)
+        batch = {name: jnp.asarray(x[rows % count]) for name, x in inputs.items()}
+        sums.append(total(params, batch | {"weight": jnp.asarray(rows < count, jnp.float32)}))
+    return np.sum([s.total for s in sums], 0) / np.sum([s.weight for s in sums], 0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _learn(scorer: DownstreamTask, start: Any, penalties: Any, data: Examples, key: Any) -> Any:
+    """The heads of all penalties, stacked."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
+    decays = decay_mask(start)
+    count = len(data["c"])
+
+    def loss(params, batch, penalty):
+        squares = jax.tree.map(lambda p, d: d * jnp.square(p).sum(), params, decays)
+        return safe_ratio(*scorer.loss(params, batch)) + penalty / 2 * sum(jax.tree.leaves(squares))
+
+    def learn(penalty):
+        def step(state, key):
+            params, opt_state = state
+            rows = jax.random.randint(key, (min(BATCH, count),), 0, count)
+            batch = {name: x[rows] for name, x in data.items()}
+            gradient = jax.grad(loss)(params, batch, penalty)
+            updates, opt_state = optimizer.update(gradient, opt_state)
+            return (optax.apply_updates(params, updates), opt_state), None
+
+        keys = jax.random.split(key, STEPS)
+        return jax.lax.scan(step, (start, optimizer.init(start)), keys)[0][0]
+
+    return jax.vmap(learn)(penalties)

@@ -1,21 +1,28 @@
 """A run from its settings to its last step: where all its parts come together."""
 
 import contextlib
+import dataclasses
+from collections.abc import Iterator
 
 from etils import epath
 
-from k3m_jax.data.input.pipeline import open_inputs, train_batches
-from k3m_jax.model.task_network import network_of
+from k3m_jax.data.input.batch import Batch
+from k3m_jax.data.input.pipeline import HostRows, open_inputs, train_batches
+from k3m_jax.evaluation.evaluator import Evaluator
+from k3m_jax.model.network import network_of
+from k3m_jax.parallel import distributed
 from k3m_jax.parallel.mesh import make_mesh, process_blocks
-from k3m_jax.runs.fine_tuning import evaluator_of, with_pretrained_settings
-from k3m_jax.settings import Settings
-from k3m_jax.training.checkpoints import Checkpoints, Meta
+from k3m_jax.runs.task_evaluation import TaskEvaluator
+from k3m_jax.settings import Settings, UserError
+from k3m_jax.training.checkpoints import FOLDER, Checkpoints, Meta, load_meta
 from k3m_jax.training.loop import train
 from k3m_jax.training.trainer import Trainer
 
+CONFIG = "config.json"  # the run's resolved settings, to read
+
 
 def run(settings: Settings, workdir: epath.Path) -> bool:
-    """Trains, or goes on with what `workdir` holds; False where it was told to stop before.
+    """Trains, or resumes what `workdir` holds; False where it was stopped before the last step.
 
     Raises:
       UserError: data that can't be opened or do not fit the settings, or what `loop.train` raises.
@@ -25,21 +32,57 @@ def run(settings: Settings, workdir: epath.Path) -> bool:
     inputs = open_inputs(settings.data)
     settings = inputs.resolve(settings)
     mesh, network = make_mesh(settings.mesh), network_of(settings)
-    blocks, shards = process_blocks(mesh)
-    meta = Meta.of(
-        settings,
-        [each.info.fingerprint for each in inputs.shard_sets],
-        inputs.tokenizer.fingerprint,
-    )
+    rows = HostRows(*process_blocks(mesh))
+    data = [shards.info.fingerprint for shards in inputs.shard_sets]
+    meta = Meta.of(settings, data, inputs.tokenizer.fingerprint)
     checkpoints = Checkpoints(workdir, meta, settings.training.keep)
+
+    def batches_from(step: int) -> Iterator[Batch]:
+        if distributed.is_lead_process():  # now that a resumed run accepted its settings
+            workdir.mkdir(parents=True, exist_ok=True)
+            (workdir / CONFIG).write_text(f"{settings.to_json()}\n")
+        return train_batches(settings, inputs, start_step=step, rows=rows)
+
     with contextlib.closing(checkpoints):
         return train(
             Trainer(network, mesh),
             checkpoints,
-            lambda step: train_batches(
-                settings, *inputs, start_step=step, blocks=blocks, shards=shards
-            ),
-            evaluator_of(network, mesh, inputs),
+            batches_from,
+            (TaskEvaluator if settings.task.downstream else Evaluator)(network, mesh, inputs),
             workdir,
             inputs.tokenizer,
         )
+
+
+def with_pretrained_settings(settings: Settings) -> Settings:
+    """A fine-tuning run's settings, with those of the run that `init_from` names, if it does.
+
+    The model, the lengths and the picture are that run's, or its weights would not fit; so are the
+    products and the vocabulary, unless others are named.
+
+    Raises:
+      UserError: the result contradicts itself, or the folder does not exist.
+    """
+    folder = settings.init_from
+    if not folder or not (epath.Path(folder) / FOLDER).exists():
+        if folder and not settings.data.sources and not epath.Path(folder).exists():
+            raise UserError(f"init_from: there is no {folder}, and data.sources names no products")
+        return settings
+    run = Settings.from_config(load_meta(folder).settings)
+    data, objectives = settings.data, settings.objectives
+    # What MOM predicts is part of the model's shape.
+    mom = dataclasses.replace(objectives.mom, variant=run.objectives.mom.variant)
+    settings = dataclasses.replace(
+        settings,
+        model=dataclasses.replace(run.model, vocabulary=0, dropout=settings.model.dropout),
+        lengths=run.lengths,
+        image=dataclasses.replace(run.image, classes=0),
+        objectives=dataclasses.replace(objectives, mom=mom),
+        data=dataclasses.replace(
+            data,
+            sources=data.sources or run.data.sources,
+            tokenizer=data.tokenizer or run.data.tokenizer,
+        ),
+    )
+    settings.validate()
+    return settings
