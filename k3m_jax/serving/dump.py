@@ -1,139 +1,87 @@
 """A dump of products to vectors: what `launch.embed` does."""
 
 import collections
-import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from k3m_jax.data.build.record_builder import BuiltRecord, RecordBuilder
-from k3m_jax.data.catalog.readers import CatalogReader, RawLine, open_catalog
-from k3m_jax.data.catalog.region_features import first_sizes, open_region_features
-from k3m_jax.data.records import InvalidRecordError, RejectedLine
+from k3m_jax import modalities
+from k3m_jax.data.build.record_builder import RecordBuilder
+from k3m_jax.data.catalog.readers import CatalogReader
+from k3m_jax.data.catalog.region_features import RegionReader
+from k3m_jax.data.records import Product, Record, RejectedLine
 from k3m_jax.data.workers import ordered_map
 from k3m_jax.serving.product_model import ProductModel
 from k3m_jax.settings import Image, UserError
 
 
-@dataclasses.dataclass
-class Embedded:
-    """What became of a dump."""
-
-    vectors: np.ndarray  # float32 [N, D]
-    ids: list[str] = dataclasses.field(default_factory=list)  # N, in the dump's order
-    missing: collections.Counter[str] = dataclasses.field(
-        default_factory=lambda: collections.Counter(picture=0, title=0, triples=0)
-    )
-    rejects: list[RejectedLine] = dataclasses.field(default_factory=list)
-
-    def save(self, output: epath.Path) -> None:
-        """Writes `ids` and `vectors` as .npz and, where there are any, the rejects beside it."""
-        with output.open("wb") as file:
-            np.savez(file, ids=np.array(self.ids, np.str_), vectors=self.vectors)
-        path = rejects_path(output)
-        path.unlink(missing_ok=True)  # of an earlier dump
-        if self.rejects:
-            lines = (json.dumps(dataclasses.asdict(r), ensure_ascii=False) for r in self.rejects)
-            path.write_text("\n".join([*lines, ""]), encoding="utf-8")
-
-    def report(self, output: epath.Path) -> str:
-        """The counts, as building tells them."""
-        reasons = collections.Counter(reject.reason for reject in self.rejects)
-        where = f": {rejects_path(output)}" if reasons else ""
-        return f"""\
-{len(self.ids):,} products as {self.vectors.shape[1]} numbers each: {output}
-  missing    {json.dumps(dict(self.missing))}
-  set aside  {json.dumps(dict(reasons.most_common()))}{where}"""
-
-
-def rejects_path(output: epath.Path) -> epath.Path:
-    """embeddings.npz -> embeddings.rejects.jsonl."""
-    return output.with_suffix(".rejects.jsonl")
-
-
 def embed_dump(
     model: ProductModel,
-    format_name: str,
-    folder: str,
+    catalog: CatalogReader,
+    output: epath.Path,
     *,
     region_features: str = "",
     workers: int = 0,
-) -> Embedded:
-    """Embeds every product of a dump that can be used, and sets the others aside.
+) -> str:
+    """Embeds every usable product of a dump, and sets the others aside; returns counts in words.
 
-    Args:
-      model: what embeds.
-      format_name: how the dump is written, of `catalogues.FORMATS`.
-      folder: where it lies.
-      region_features: of a detector, for a model that looks at regions; see docs/data.md.
-      workers: processes that read pictures and features; 0 is this one.
-
-    Raises:
-      UserError: the dump or the region features can't be read, or do not fit the model.
+    `output` is an .npz with `ids` [N] and `vectors` float32 [N, D] in the dump's order; the rejects
+    are written next to it. `region_features`, a detector's, are for a model that looks at regions
+    (docs/data.md); UserError where they don't fit it. `workers` processes read; 0 is this one.
     """
-    catalogue = open_catalog(format_name, folder)
-    maker = _maker(catalogue, model.network.settings.image, region_features)
-    found = Embedded(vectors=np.zeros((0, model.width), np.float32))
-    # A worker says what became of a line, but not which line it was.
-    lines, places = itertools.tee(catalogue.lines())
-    outcomes = zip(places, ordered_map(maker, lines, workers), strict=True)
-    count = sum(1 for _ in catalogue.lines())
-    records = _usable(tqdm(outcomes, "embedding", count, unit=" records"), found)
-    found.vectors = np.concatenate([found.vectors, *model.embed_parts(records)])
-    return found
+    build = _record_builder(catalog, model.network.settings.image, region_features)
+    active = modalities.active(model.network.settings)
+    ids, rejects = {}, []
+    missing = collections.Counter({modality.name: 0 for modality in active})
+
+    def usable() -> Iterator[Record]:
+        lines, places = itertools.tee(catalog.lines())
+        outcomes = zip(places, ordered_map(build, lines, workers), strict=True)
+        count = sum(1 for _ in catalog.lines())
+        for raw, outcome in tqdm(outcomes, "embedding", count, unit=" records"):
+            if isinstance(outcome, RejectedLine):
+                rejects.append(outcome)
+            elif (record := outcome.record).id in ids:
+                detail = f"an earlier record has id {record.id!r}"
+                rejects.append(RejectedLine(raw.file, raw.line, "repeated_id", detail))
+            else:
+                ids[record.id] = True
+                missing.update(m.name for m in active if not m.is_present(record.contents[m.name]))
+                yield record
+
+    vectors = model.embed(usable())
+    with output.open("wb") as file:
+        np.savez(file, ids=np.array(list(ids), np.str_), vectors=vectors)
+    path, where = output.with_suffix(".rejects.jsonl"), ""
+    path.unlink(missing_ok=True)  # of an earlier dump
+    if rejects:
+        lines = (json.dumps(vars(reject), ensure_ascii=False) + "\n" for reject in rejects)
+        path.write_text("".join(lines), encoding="utf-8")
+        where = f": {path}"
+    reasons = collections.Counter(reject.reason for reject in rejects).most_common()
+    return f"""\
+{len(ids):,} products as {model.width} numbers each: {output}
+  missing    {json.dumps(missing)}
+  set aside  {json.dumps(dict(reasons))}{where}"""
 
 
-def _maker(catalogue: CatalogReader, image: Image, region_features: str) -> RecordBuilder:
-    """What makes records as the model wants them; nobody asks for classes, so no codebook."""
+def _record_builder(catalog: CatalogReader, image: Image, region_features: str) -> RecordBuilder:
+    """What makes records as the model wants them, without classes: these serve training alone."""
     if (image.front_end == "regions") != bool(region_features):
-        raise UserError(
-            f"--region_features: the model looks at {image.front_end}; region features are for a "
-            "model that looks at regions, and such a model needs them"
-        )
-    maker = RecordBuilder(catalogue, image.grid * image.patch_size, image.patch_size, None)
+        of = f"the model looks at {image.front_end}"
+        raise UserError(f"--region_features: {of}; regions need them, patches do not take them")
+    build = RecordBuilder(catalog, image.side, image.patch_size)
     if not region_features:
-        return maker
-    features = open_region_features(region_features)
-    sizes = first_sizes(features, _ids(catalogue), image.top_classes)
-    if sizes.feature_dim != image.feature_dim:
-        raise UserError(
-            f"--region_features: {region_features} has {sizes.feature_dim} numbers per region, the "
-            f"model looks at {image.feature_dim}: take the features of the detector it was trained "
-            "with"
-        )
-    return dataclasses.replace(maker, region_features=features, region_sizes=sizes)
-
-
-def _ids(catalogue: CatalogReader) -> Iterator[str]:
-    for raw in catalogue.lines():
-        with contextlib.suppress(InvalidRecordError):
-            yield catalogue.parse(raw).id
-
-
-def _usable(
-    outcomes: Iterable[tuple[RawLine, BuiltRecord | RejectedLine]], found: Embedded
-) -> Iterator[dict[str, Any]]:
-    """The records that can be used; all that is told of them and of the others goes to `found`."""
-    seen: set[str] = set()
-    for raw, outcome in outcomes:
-        if isinstance(outcome, RejectedLine):
-            found.rejects.append(outcome)
-            continue
-        record = outcome.record
-        if record["id"] in seen:
-            detail = f"an earlier record has id {record['id']!r}"
-            found.rejects.append(RejectedLine(raw.file, raw.line, "repeated_id", detail))
-            continue
-        seen.add(record["id"])
-        found.ids.append(record["id"])
-        looked_at = len(record["boxes"]) if "boxes" in record else record["picture"]
-        found.missing.update(
-            picture=not looked_at, title=not record["title"], triples=not record["values"]
-        )
-        yield record
+        return build
+    lines = map(catalog.read, catalog.lines())
+    ids = (line.id for line in lines if isinstance(line, Product))
+    regions = RegionReader(region_features, ids, image.top_classes)
+    if (width := regions.sizes.feature_dim) != image.feature_dim:
+        found = f"{region_features} has {width} numbers per region, not {image.feature_dim}"
+        raise UserError(f"--region_features: {found}: use the detector of the model's training")
+    return dataclasses.replace(build, regions=regions)

@@ -1,121 +1,226 @@
-"""A pretrained model as a library call: records of products in, vectors out."""
+"""A pretrained model as a library call: products to records, and records to vectors."""
 
+import contextlib
+import dataclasses
 import functools
+import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
+from k3m_jax import modalities
+from k3m_jax.data.build.record_builder import MAX_REGIONS
+from k3m_jax.data.catalog.region_features import make_regions
+from k3m_jax.data.input.batch import Batch, BatchLayout, ExampleBuilder
 from k3m_jax.data.input.tokenizer import Tokenizer
-from k3m_jax.modalities.knowledge import candidates
+from k3m_jax.data.records import ItemView, Product, Record
+from k3m_jax.modalities import pixels
+from k3m_jax.modalities.base import Array, InvalidRecordError
+from k3m_jax.modalities.knowledge import CandidateTexts
+from k3m_jax.modalities.picture import Picture
 from k3m_jax.model.network import Network, Params
-from k3m_jax.serving import functions
-from k3m_jax.serving.product_arrays import ProductArrays
-from k3m_jax.settings import UserError
+from k3m_jax.objectives.link_prediction import LinkPrediction, energy
+from k3m_jax.pretrained.weights_file import WEIGHTS, fit, read_weights
+from k3m_jax.settings import Settings, UserError
+from k3m_jax.settings.presets import PRESETS
 
-# Rows computed at a time: a call is cut into the largest, and what remains is filled up to the next
-# that holds it. So a model compiles three times in its life, whatever it is asked.
+VERSION = 2  # of the format of an exported folder, see `export`
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+# Rows computed at a time: calls are cut and filled up to these, so that a model compiles few times.
 ROWS = (1, 8, 64)
 
 
-class ProductModel:
-    """A pretrained K3M; `from_pretrained` opens one.
+def embed(network: Network, params: Params, products: Batch) -> jax.Array:
+    """Products, `BatchLayout.products` of B rows -> their embeddings c* [B, D], float32."""
+    if network.rows_independent:
+        return network.embed(params, products)
+    # As if each were the only row, a product has one embedding, in whatever row.
+    alone = jax.tree.map(lambda x: x[:, None], products)
+    return jax.vmap(functools.partial(network.embed, params))(alone)[:, 0]
 
-    Attributes:
-      network: the model; `network.settings` are its resolved settings.
-      params: its parameters, float32, on the default device.
-      tokenizer: of its titles and triples.
-      record: makes the record of one product, see `ProductArrays.record`.
+
+def link_scores(
+    network: Network, params: Params, embeddings: jax.Array, triples: Mapping[str, jax.Array]
+) -> jax.Array:
+    """How well each triple fits each product: the negated energy `−‖c* + p − v‖`, high is likely.
+
+    Embeddings c* [B, D] and Q texts, the arrays of `CandidateTexts` by name -> [B, Q], float32.
+    """
+    p, v = network.encode_candidates(params, **triples)
+    return -energy(embeddings[:, None], p, v, network.settings.objectives.lpm.norm)
+
+
+def functions(network: Network) -> dict[str, tuple[Callable[..., jax.Array], tuple[Any, ...]]]:
+    """The functions (params, *arguments) of a model by name, each with its arguments.
+
+    An argument is an `Array`, its rows B or Q included, or a dict of them.
     """
 
+    def rows(letter: str, array: Array, shape: tuple[int, ...]) -> Array:
+        return Array((letter, *shape), np.dtype(array.dtype).name, array.meaning)
+
+    s = network.settings
+    products = {n: rows("B", a, a.shape) for n, a in BatchLayout.for_inference(s).products.items()}
+    found = {"embed": (functools.partial(embed, network), (products,))}
+    if LinkPrediction.name in PRESETS[s.model.preset].objectives:  # it learned to score triples
+        embeddings = Array(("B", s.model.text.width), "float32", "what `embed` returns")
+        texts, triples = LinkPrediction.from_settings(s).arrays, {}
+        for field in dataclasses.fields(CandidateTexts):
+            array = texts[f"link_{field.name}"]
+            triples[field.name] = rows("Q", array, array.shape[1:])  # instead of an item's J
+        found["link_scores"] = functools.partial(link_scores, network), (embeddings, triples)
+    return found
+
+
+class ProductModel:
+    """A pretrained K3M, see `from_pretrained`: `network`, `params`, `tokenizer` and `width`, D."""
+
     def __init__(self, network: Network, params: Params, tokenizer: Tokenizer):
-        """Places `params`; nothing is compiled before it is asked for."""
+        """Places `params` on the default device; functions are compiled at their first use."""
+        settings = network.settings
         self.network, self.tokenizer = network, tokenizer
-        self.params = jax.device_put(params)
-        self._arrays = ProductArrays(network.settings, tokenizer)
-        self.record = self._arrays.record
-        self._embed = jax.jit(functools.partial(functions.embed, network))
-        self._link_scores = jax.jit(functools.partial(functions.link_scores, network))
+        self.params, self.width = jax.device_put(params), settings.model.text.width
+        self._functions = {name: jax.jit(each) for name, (each, _) in functions(network).items()}
+        self._image = settings.image
+        self._layout = BatchLayout.for_inference(settings)
+        self._build = ExampleBuilder(self._layout, tokenizer, strict=True)
 
-    @property
-    def width(self) -> int:
-        """D, of an embedding."""
-        return self.network.settings.model.text.width
-
-    def embed(self, records: Iterable[Mapping[str, Any]]) -> np.ndarray:
-        """Embeddings of products, float32 [N, D], in the order of `records`; [0, D] of none.
+    def record(
+        self,
+        id: str,
+        *,
+        picture: bytes | None = None,
+        regions: Mapping[str, np.ndarray] | None = None,
+        **parts: Any,
+    ) -> Record:
+        """The record of one product, cleaned and shrunk as `build_shards` does it.
 
         Args:
-          records: as `record` makes them or a `ShardSet.source` gives them; a title, triples or a
-            picture may be absent, all three too.
+          id: for error messages, UserErrors about unknown keys, wrong types and broken pictures.
+          picture: the bytes of a picture's file, for a model of patches.
+          regions: the raw arrays of `data.catalog.region_features`, for a model of regions.
+          **parts: the other modalities under their keys of a catalog: `title`, a text; `triples`,
+            (property, value) pairs; … Any part may be None or empty: absent.
+        """
+        keys = {key for m in modalities.REGISTRY.values() for key in m.keys if m.name != "image"}
+        if unknown := parts.keys() - keys:
+            known = ", ".join(sorted(keys | {"picture", "regions"}))
+            raise UserError(f"record {id!r}: unknown key {min(unknown)!r}; there are {known}")
+        if (regions if self._image.front_end == "patches" else picture) is not None:
+            raise UserError(f"record {id!r}: the model looks at {self._image.front_end} alone")
+        tools = types.SimpleNamespace(picture=lambda path, item: self._stored(picture, regions))
+        try:
+            product = Product.parse({**parts, "id": id, "images": ["picture"]})
+            contents = {
+                name: modality.store(product.sources[name], product.id, tools)
+                for name, modality in modalities.REGISTRY.items()
+            }
+        except InvalidRecordError as error:
+            raise UserError(f"record {id!r}: {error.reason}: {error.detail}") from error
+        return Record(product.id, product.product, product.category, product.source, contents)
 
-        Raises:
-          UserError: a record that can't be used; it is named by its index.
+    def arrays(self, records: Sequence[Record], rows: int, first: int = 0) -> dict[str, np.ndarray]:
+        """`BatchLayout.products` of records, filled up to `rows`; errors count from `first` on."""
+        examples, rng = [None] * rows, np.random.default_rng(0)  # nothing is drawn
+        for row, record in enumerate(records):
+            try:
+                examples[row] = self._build(ItemView.of(record), rng)
+            except Exception as error:  # decoders of broken pictures raise nearly anything
+                name = getattr(record, "id", f"{type(record).__name__}, not of model.record(…)")
+                raise UserError(f"records[{first + row}] ({name}): {error}") from error
+        return self._layout.collate(examples)
+
+    def embed(self, records: Iterable[Record]) -> np.ndarray:
+        """Embeddings of products, float32 [N, D], in the order of `records`.
+
+        `record` makes records, and a `ShardSet.source` gives them; any modality may be absent.
+        Raises UserError for a record that can't be used, by its index.
         """
         return np.concatenate([np.zeros((0, self.width), np.float32), *self.embed_parts(records)])
 
-    def embed_parts(self, records: Iterable[Mapping[str, Any]]) -> Iterator[np.ndarray]:
+    def embed_parts(self, records: Iterable[Record]) -> Iterator[np.ndarray]:
         """The same of more products than memory holds, part by part, `records` read as needed."""
-        records, first, ahead = iter(records), 0, None
-        while part := list(itertools.islice(records, ROWS[-1])):
-            arrays = self._arrays(part, _rows(len(part)), first)
-            # The device computes this part while the next is prepared.
-            running = self._embed(self.params, arrays), len(part)
-            if ahead:
-                yield _fetch(*ahead)
-            ahead, first = running, first + len(part)
-        if ahead:
-            yield _fetch(*ahead)
+        records, first, running = iter(records), 0, None
+        while (part := list(itertools.islice(records, ROWS[-1]))) or running:
+            previous, running = running, None
+            if part:  # the device computes it while the next is prepared
+                arrays = self.arrays(part, _rows(len(part)), first)
+                running = self._functions["embed"](self.params, arrays), len(part)
+            if previous:
+                yield np.asarray(previous[0])[: previous[1]]
+            first += len(part)
 
     def link_scores(self, embeddings: np.ndarray, triples: Sequence[tuple[str, str]]) -> np.ndarray:
         """How well each (property, value) fits each product: `−‖c* + p − v‖`, high is likely.
 
-        Scores compare values of one property; docs/method.md tells what the energy means.
-
-        Args:
-          embeddings: float32 [N, D], what `embed` gave.
-          triples: Q of them; asked of a product that knows them already, they are no test.
-
-        Returns:
-          Float32 [N, Q].
-
-        Raises:
-          UserError: `embeddings` or `triples` are something else, or the model is of the `release`
-            preset, which has no score of a single triple.
+        N embeddings of `embed` and Q triples -> float32 [N, Q]. Scores compare values of one
+        property, and test nothing of a product that was embedded with the triple. Raises UserError
+        where either is something else, or the model was not trained by link prediction.
         """
-        if "link_scores" not in functions.signatures(self.network):
-            raise UserError("link_scores: the release preset has no score of a single triple")
+        s = self.network.settings
+        if "link_scores" not in self._functions:
+            preset = s.model.preset
+            raise UserError(f"link_scores: model.preset {preset!r} has no score of a single triple")
         if (shape := np.shape(embeddings))[1:] != (self.width,):
             raise UserError(f"link_scores: embeddings of the shape {shape}, not [N, {self.width}]")
         for triple in triples:
             if isinstance(triple, str) or [isinstance(x, str) for x in triple] != [True, True]:
                 raise UserError(f"link_scores: {triple!r:.60} is not a (property, value) pair")
-        texts = vars(candidates(triples, self.tokenizer, self.network.settings.lengths.candidate))
+        texts = vars(CandidateTexts.write(triples, self.tokenizer, s.lengths.candidate))
         scores = np.zeros((len(embeddings), len(triples)), np.float32)
-        for q in _parts(len(triples)):
-            asked = {name: _filled(array[q]) for name, array in texts.items()}
-            for n in _parts(len(embeddings)):
-                found = self._link_scores(self.params, _filled(embeddings[n]), asked)
-                block = scores[n, q]
-                block[:] = np.asarray(found)[: block.shape[0], : block.shape[1]]
+        starts = (range(0, size, ROWS[-1]) for size in scores.shape)
+        for n, q in itertools.product(*starts):
+            part = scores[n : n + ROWS[-1], q : q + ROWS[-1]]
+            candidates = {name: _filled(array[q : q + ROWS[-1]]) for name, array in texts.items()}
+            products = _filled(embeddings[n : n + ROWS[-1]])
+            found = self._functions["link_scores"](self.params, products, candidates)
+            part[...] = np.asarray(found)[: part.shape[0], : part.shape[1]]
         return scores
+
+    def _stored(self, picture: bytes | None, regions: Mapping[str, Any] | None) -> Picture:
+        if picture:
+            return Picture(pixels.shrink(picture, self._image.side, square=True))
+        raw = {name: np.asarray(array) for name, array in (regions or {}).items()}
+        found = make_regions(raw, MAX_REGIONS, self._image.top_classes) if raw else None
+        return found or Picture()
+
+
+def from_pretrained(folder: epath.PathLike) -> ProductModel:
+    """Opens a folder, local or remote, that `python -m launch.export` wrote.
+
+    Raises UserError: there is none, of a newer format, or something in it is missing or changed.
+    """
+    folder = epath.Path(folder)
+    path, tokenizer, weights = (folder / name for name in (CONFIG, TOKENIZER, WEIGHTS))
+    config = None
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        config = json.loads(path.read_text(encoding="utf-8"))
+    match config:
+        case {"format": "k3m_jax", "version": int(version), "settings": dict(chosen)}:
+            if version > VERSION:
+                newer = f"version {version} of the format, above {VERSION}"
+                raise UserError(f"{folder} has {newer}: install a newer k3m_jax")
+        case _:
+            raise UserError(f"{folder} is not a model exported by k3m_jax: no valid {path}")
+    digest = hashlib.sha256(tokenizer.read_bytes() if tokenizer.exists() else b"").hexdigest()
+    if digest != config.get("tokenizer_sha256"):
+        raise UserError(f"{tokenizer} is not the one that was exported: export the model again")
+    network = Network(Settings.from_config(chosen))
+    params = fit(read_weights(weights)[0], network, weights)
+    return ProductModel(network, params, Tokenizer.load(folder))
 
 
 def _rows(count: int) -> int:
     return next(rows for rows in ROWS if rows >= count)
 
 
-def _parts(count: int) -> list[slice]:
-    return [slice(start, start + ROWS[-1]) for start in range(0, count, ROWS[-1])]
-
-
 def _filled(array: np.ndarray) -> np.ndarray:
     """At most the largest of `ROWS` rows, filled up with zeros to one of them."""
     padding = _rows(len(array)) - len(array)
     return np.pad(array, [(0, padding), *[(0, 0)] * (array.ndim - 1)])
-
-
-def _fetch(embeddings: jax.Array, rows: int) -> np.ndarray:
-    return np.asarray(embeddings)[:rows]
