@@ -1,4 +1,4 @@
-"""What a step would cost on devices that this machine does not have, by their own compiler."""
+"""Cost of a training step on devices that this machine does not have, by their own compiler."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ from k3m_jax.settings import Settings, UserError
 from k3m_jax.training.flops import training_flops
 from k3m_jax.training.trainer import Trainer
 
-GPU_SHARE = 0.75  # of a GPU's memory, which jax takes if debug.memory_fraction is 0
+GPU_SHARE = 0.75  # share of a GPU's memory that jax takes if debug.memory_fraction is 0
 GIB = 2**30
 
 
@@ -32,7 +32,7 @@ class DoesNotFitError(UserError):
 
 
 class Traffic(NamedTuple):
-    """Exchanges of one kind in one step of one device."""
+    """Collectives of one kind in one step of one device."""
 
     times: int
     bytes: float  # of the whole arrays
@@ -41,7 +41,7 @@ class Traffic(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """The figures of one compiled step; bytes, FLOPs and seconds are those of one device."""
+    """Figures of one compiled step; bytes, FLOPs and seconds are per device."""
 
     topology: str
     compiler: str
@@ -73,28 +73,28 @@ class Check:
 
     @property
     def bound(self) -> str | None:
-        """What takes longest: compute, memory or interconnect."""
+        """The slowest of compute, memory and interconnect; None for a CPU."""
         if self.compute_seconds is None:
             return None
         return max(("compute", "memory", "interconnect"), key=lambda n: self.seconds(n))
 
     def seconds(self, part: str) -> float:
-        """Of `compute`, `memory` or `interconnect`."""
+        """Seconds of "compute", "memory" or "interconnect"."""
         return getattr(self, f"{part}_seconds")
 
     @property
     def step_seconds(self) -> float | None:
-        """At least: as if all that a device does went on at the same time."""
+        """A lower bound: as if all work of a device overlapped."""
         return self.seconds(self.bound) if self.bound else None
 
     @property
     def items_per_second(self) -> float | None:
-        """Of all devices together, at most."""
+        """Upper bound for all devices together."""
         return self.batch / self.step_seconds if self.bound else None
 
     @property
     def mfu(self) -> float | None:
-        """The model's own FLOPs as a share of the devices' peak, at most."""
+        """Upper bound of the model's own FLOPs as a share of the devices' peak."""
         if not self.bound:
             return None
         return self.compute_seconds * self.model_flops / self.flops / self.step_seconds
@@ -110,14 +110,14 @@ class Check:
 
 
 def check(settings: Settings, topology: Topology) -> Check:
-    """Compiles the step of `settings` for `topology` and reads off what it costs.
+    """Compiles the step of `settings` for `topology` and extracts its cost.
 
     Args:
       settings: resolved.
       topology: of `open_topology`.
 
     Raises:
-      DoesNotFitError: a device's memory is too small; the message says which setting would help.
+      DoesNotFitError: a device's memory is too small; the message names settings that would help.
       UserError: the batch or the parameters do not fit the mesh.
     """
     program = Trainer(Network(settings), make_mesh(settings.mesh, topology.devices))
@@ -166,17 +166,17 @@ def check(settings: Settings, topology: Topology) -> Check:
 def find_batch(settings: Settings, topology: Topology) -> Check:
     """The check of `settings` with the largest `training.batch` that fits, by bisection.
 
-    Steps are the smallest that keep groups whole: mesh.data x mesh.fsdp x accumulation x group.
-    Compiling takes minutes, so what one batch needs tells where to look next.
+    Batches are multiples of mesh.data x mesh.fsdp x accumulation x group, which keeps groups whole.
+    Compiling takes minutes, so the memory of one batch predicts the next batch to try.
 
     Raises:
       DoesNotFitError: not even the smallest batch fits.
-      UserError: nothing tells whether a step fits, as with the CPU's compiler.
+      UserError: the compiler does not report whether a step fits, like the CPU's.
     """
     available = _available(settings, topology)
     if available is None:
         raise UserError(
-            f"--find-batch: the {topology.compiler} compiler does not tell what fits a device"
+            f"--find_batch: the {topology.compiler} compiler does not report what fits a device"
         )
     shards = data_shards(make_mesh(settings.mesh, topology.devices))
     unit = shards * settings.training.accumulation * settings.objectives.group
@@ -203,7 +203,7 @@ def find_batch(settings: Settings, topology: Topology) -> Check:
 def _compile(program: Trainer, topology: Topology) -> jax.stages.Compiled:
     settings = program.network.settings
     try:
-        compiled = program.compile(topology.options)
+        compiled = program.lower().compile(dict(topology.options))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -222,13 +222,13 @@ def _compile(program: Trainer, topology: Topology) -> jax.stages.Compiled:
 
 
 def _total(stats: Any) -> int:
-    """What is alive at the peak: the state is given away, so that the new one takes its place."""
+    """Bytes alive at the peak: the state is donated, so that the new one replaces it."""
     kept = stats.output_size_in_bytes - stats.alias_size_in_bytes
     return stats.argument_size_in_bytes + stats.temp_size_in_bytes + kept
 
 
 def _available(settings: Settings, topology: Topology) -> float | None:
-    """Bytes of a device that a run may take; None where its own compiler is not here to count."""
+    """Bytes of a device that a run may use; None if its own compiler is not installed."""
     if topology.compiler == "cpu" or topology.chip is None:
         return None
     share = settings.debug.memory_fraction or GPU_SHARE if topology.compiler == "cuda" else 1.0
@@ -236,7 +236,7 @@ def _available(settings: Settings, topology: Topology) -> float | None:
 
 
 def _advice(program: Trainer, topology: Topology) -> str:
-    """Which setting would help, what costs least first."""
+    """Settings that would help, the cheapest first."""
     settings, mesh = program.network.settings, program.mesh
     state = sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize

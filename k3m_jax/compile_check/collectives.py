@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, and which parameters it puts together."""
+"""What a compiled program sends between devices, and which parameters it gathers."""
 
 import dataclasses
 import re
@@ -7,8 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from k3m_jax.compile_check.hlo import Module, Site
-from k3m_jax.compile_check.trace import trace_to_input
+from k3m_jax.compile_check.hlo import Module, Site, trace_to_input
 from k3m_jax.parallel.mesh import data_shards
 
 # Bytes that each device sends, as a share of the whole array, in a group of n. An all-reduce is a
@@ -21,20 +20,20 @@ _SENT = {
     "collective-permute": lambda n: 1.0,
 }
 KINDS = tuple(_SENT)
-_PARAMETERS = "state.params"  # how jax names them among the inputs of a step
+_PARAMETERS = "state.params"  # jax's name for them among the inputs of a step
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One exchange, of all its arrays together.
+    """One collective operation, over all its arrays.
 
     Attributes:
       kind: of `KINDS`.
       times: how often it runs in a step.
-      group: devices that exchange with one another.
-      bytes: of the whole arrays, that of all devices of a group put together.
-      gathered: parameters that it puts together, each with the share of the parameter that one run
-        covers (of a stack of layers, one layer).
+      group: number of devices that take part.
+      bytes: of the whole arrays, over all devices of a group.
+      gathered: parameters that it gathers, each with the share of the parameter that one run covers
+        (of a stack of layers, one layer).
     """
 
     kind: str
@@ -50,14 +49,14 @@ class Collective:
 
 
 def find_collectives(module: Module, devices: int) -> list[Collective]:
-    """All exchanges of a program of `devices` devices."""
+    """All collectives of a program for `devices` devices."""
     found, seen = [], set()
     for site in module.sites():
         kind = site.instruction.opcode.removesuffix("-start")
         if kind not in _SENT:
             continue
-        # A TPU splits an exchange over several kernels that work meanwhile: one channel, one
-        # exchange.
+        # A TPU splits a collective over several kernels that compute meanwhile; all share one
+        # channel.
         channel = site.instruction.attribute("channel_id")
         key = (channel, _kernel_level(site).computation.name)
         if channel and key in seen:
@@ -70,12 +69,12 @@ def find_collectives(module: Module, devices: int) -> list[Collective]:
 def needed_by_fsdp(params: Any, mesh: Mesh, itemsize: int) -> float:
     """Bytes that each device must send for one micro-batch, however well it is compiled.
 
-    Each parameter is put together once for the forward and once for the backward pass, its gradient
-    is added up where its part lies, and over the data axis; all in numbers of `itemsize` bytes.
+    Each parameter is gathered once for the forward and once for the backward pass; its gradient is
+    scattered to its shards and summed over the data axis; all in numbers of `itemsize` bytes.
 
     Args:
-      params: shapes with shardings, as `shardings.abstract_tree` gives.
-      mesh: theirs.
+      params: shapes with shardings, as `shardings.with_shardings` gives.
+      mesh: of the shardings.
       itemsize: of the activations' dtype.
     """
     total = 0.0
@@ -93,7 +92,7 @@ def needed_by_fsdp(params: Any, mesh: Mesh, itemsize: int) -> float:
 
 
 def gathers_per_parameter(collectives: list[Collective]) -> dict[str, float]:
-    """How often each parameter is put together in a step, by its name."""
+    """How often each parameter is gathered in a step, by its name."""
     times: dict[str, float] = {}
     for collective in collectives:
         for name, share in collective.gathered.items():
@@ -107,7 +106,7 @@ def _collective(module: Module, site: Site, kind: str, devices: int) -> Collecti
     size = sum(array.bytes for operand in operands for array in operand.arrays)
     if kind == "all-gather":
         size *= group
-    # A TPU writes the reduce-scatter as a kernel that is named so, with an all-reduce inside.
+    # On a TPU a reduce-scatter is a kernel of that name with an all-reduce inside.
     if kind == "all-reduce" and "all-reduce-scatter" in site.computation.name:
         kind = "reduce-scatter"
     gathered = {}
@@ -126,7 +125,7 @@ def _kernel_level(site: Site) -> Site:
 
 
 def _group_size(attributes: str, devices: int) -> int:
-    """From `{{0,1},{2,3}}`, `[2,4]<=[8]`, or `mesh['a'=2,'b'=4] {'b'}`."""
+    """Parses `{{0,1},{2,3}}`, `[2,4]<=[8]`, or `mesh['a'=2,'b'=4] {'b'}`."""
     if pairs := re.search(r"source_target_pairs=\{(\{[^}]*\})", attributes):
         return 2 if pairs else 1
     if named := re.search(

@@ -8,7 +8,7 @@ import numpy as np
 
 from k3m_jax.compile_check.hlo import Computation, Instruction, Module, Site
 
-# These move nothing themselves: names, aliases, control flow, and ends of what was begun before.
+# Opcodes without memory traffic: names, aliases, control flow, ends of asynchronous operations.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
     "call", "after-all", "partition-id", "replica-id", "iota", "opt-barrier", "async-done",
@@ -20,7 +20,7 @@ _READS_A_PART = {"dynamic-slice", "slice", "gather"}
 def matrix_flops(module: Module) -> float:
     """FLOPs of matrix products and convolutions of one device, each as often as it runs.
 
-    A multiply and an add are two. Elementwise work is not counted, as in `training.flops`.
+    A multiply and an add are two. Elementwise work is not counted, like in `training.flops`.
     """
     return float(sum(site.times * _flops(site) for site in module.sites()))
 
@@ -28,8 +28,8 @@ def matrix_flops(module: Module) -> float:
 def memory_bytes(module: Module) -> float:
     """Bytes that kernels read from and write to the memory of one device.
 
-    Of a stack of layers, a kernel of the loop moves the slice of its turn. What stays in a TPU's
-    fast memory is not counted. Caches are not known here, so this is an upper bound on a GPU.
+    Inside a loop over stacked layers, a kernel moves one layer's slice. Data in a TPU's on-chip
+    memory is not counted. Caches are ignored, so this is an upper bound on a GPU.
     """
     return float(
         sum(site.times * _moved(module, site) for site in module.sites() if not _inside(site))
@@ -67,7 +67,7 @@ def _dot_flops(site: Site, contracted: list[str]) -> float:
 
 
 def _convolution_flops(site: Site) -> float:
-    """Also of those that a TPU makes of matrix products: most of their window is padding."""
+    """Includes matrix products written as convolutions (TPU), whose window is mostly padding."""
     instruction = site.instruction
     (lhs,), (kernel,) = (operand.arrays for operand in site.operands()[:2])
     out = instruction.arrays[0]

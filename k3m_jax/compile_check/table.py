@@ -6,7 +6,7 @@ _COMPILERS = {"tpu": "the TPU's compiler", "cuda": "the GPU's compiler"}
 
 
 def table(check: Check) -> str:
-    """One figure a line, with what it is held against."""
+    """One figure per line, with the value that it is compared with."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in check.mesh.items())
     compiler = _COMPILERS.get(check.compiler, "SIMULATED CPU DEVICES, whose figures are not the")
     lines = [
@@ -49,7 +49,7 @@ def table(check: Check) -> str:
         ),
     ]
     if check.bound:
-        # A GPU's caches keep some of what kernels hand to one another from its memory.
+        # A GPU's caches absorb some of the traffic between kernels.
         rough = check.compiler == "cuda" and check.bound == "memory"
         least, most = (", about",) * 2 if rough else (", at least", ", at most")
         lines += [
@@ -86,7 +86,7 @@ def _of_fsdp(check: Check) -> str:
 
 
 def _gathered_again(check: Check) -> str:
-    """Parameters put together more often than once in each forward and each backward pass."""
+    """Parameters gathered more than once in each forward and each backward pass."""
     if not check.gathered_again:
         return "no parameter"
     return ", ".join(f"{name} {times:g} times" for name, times in check.gathered_again.items())

@@ -1,4 +1,4 @@
-"""Devices to compile for that this machine does not have."""
+"""Device topologies to compile for that this machine does not have."""
 
 import contextlib
 import importlib.resources
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import topologies
 
-from k3m_jax.parallel.accelerators import Chip, find_chip
+from k3m_jax.compile_check.accelerators import Chip, find_chip
 from k3m_jax.settings import UserError
 
 _TPUS = {"v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}
@@ -20,8 +20,8 @@ _GPUS = {"h100": "NVIDIA H100 80GB HBM3"}
 _FORM = "v5e:16x16, v5p:4x4x8, h100:8 or cpu:8"
 _GPU_HOST = 8
 
-# This machine is no TPU VM: libtpu must not wait for the metadata of one, complain that it knows no
-# host or chip (any will do: the topology is what counts), nor keep other processes from compiling.
+# This machine is not a TPU VM: libtpu must not wait for a metadata server, warn about an unknown
+# host or chip (any will do, only the topology matters), or lock out other compiling processes.
 _NO_TPU_VM = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -29,19 +29,18 @@ _NO_TPU_VM = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
-# The compiler would try kernels out on the GPU, which is not there, and its Triton kernels for
-# matrix products need that trial.
+# Autotuning would run kernels on the missing GPU, and Triton's matrix products need autotuning.
 _GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
 
 
 class Topology(NamedTuple):
-    """Devices that programs can be compiled for, but not run on.
+    """Devices that programs can be compiled for but not run on.
 
     Attributes:
       name: as the user gave it, with the number of slices where there are several.
       devices: in no particular order; `make_mesh` arranges them.
-      chip: figures of the device that was asked for; None for a CPU.
-      compiler: "tpu", "cuda", or "cpu" where that device's own compiler is not installed.
+      chip: figures of the named device; None for a CPU.
+      compiler: "tpu", "cuda", or "cpu" if that device's own compiler is not installed.
       options: of the compiler.
     """
 
@@ -55,10 +54,10 @@ class Topology(NamedTuple):
 def open_topology(name: str, slices: int = 1) -> Topology:
     """The devices of "v5e:16x16" (a slice of TPUs), "h100:8" (a host of GPUs) or "cpu:8".
 
-    `slices` is how many such slices of TPUs, joined by their hosts' network.
+    `slices` is the number of such TPU slices, connected by their hosts' network.
 
-    Without the TPU's compiler (libtpu) or the GPU's (jax's CUDA plugin) they are simulated CPU
-    devices, as many. Call it before anything else in the process uses a device.
+    Without the TPU's compiler (libtpu) or the GPU's (jax's CUDA plugin) the result is as many
+    simulated CPU devices. Call it before anything else in the process uses a device.
 
     Raises:
       UserError: no such topology.
@@ -72,14 +71,14 @@ def open_topology(name: str, slices: int = 1) -> Topology:
         raise UserError(f"--topology={name}: expected 1 to {_GPU_HOST} GPUs, those of one host")
     if slices < 1 or (slices > 1 and kind not in _TPUS):
         raise UserError(f"--slices={slices}: expected 1, or for TPUs any number of slices")
-    told = name if slices == 1 else f"{slices} slices of {name}"
+    full_name = name if slices == 1 else f"{slices} slices of {name}"
     if kind in _TPUS and importlib.util.find_spec("libtpu"):
-        return Topology(told, _tpu_devices(name, slices), find_chip(_TPUS[kind]), "tpu", {})
+        return Topology(full_name, _tpu_devices(name, slices), find_chip(_TPUS[kind]), "tpu", {})
     if kind in _GPUS and _has_cuda():
         chip = find_chip(_GPUS[kind])
         return Topology(name, _gpu_devices(kind, count), chip, "cuda", _GPU_OPTIONS)
     chip = find_chip(_TPUS.get(kind) or _GPUS.get(kind, "cpu"))
-    return Topology(told, _cpu_devices(slices * count), chip, "cpu", {})
+    return Topology(full_name, _cpu_devices(slices * count), chip, "cpu", {})
 
 
 def _tpu_devices(name: str, slices: int) -> list[Any]:
@@ -112,15 +111,15 @@ def _gpu_devices(kind: str, count: int) -> list[Any]:
 
 def _cpu_devices(count: int) -> list[Any]:
     _only_cpus()
-    # Where devices are in use already, as in a test, their number stands.
+    # If devices are in use already, as in a test, their number is fixed.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")
     if len(devices) < count:
-        raise UserError(f"{count} CPU devices are asked for, but this process has {len(devices)}")
+        raise UserError(f"{count} CPU devices are needed, but this process has {len(devices)}")
     return devices[:count]
 
 
 def _only_cpus() -> None:
-    """What is computed on the way, such as constants, needs no accelerator."""
+    """Constants and other values computed while compiling need no accelerator."""
     jax.config.update("jax_platforms", "cpu")

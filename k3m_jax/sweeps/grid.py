@@ -1,8 +1,8 @@
-"""A grid of experiments: which models, on which products, at which tasks, in which settings.
+"""A grid of experiments: which models, on which products, at which tasks, under which corruptions.
 
-A *cell* is one measurement: products, model, seed, task, corruption in training, corruption of what
-is measured. A *lane* is a pretrained model of one seed with all that is built on it: its fine-tuned
-runs and their cells.
+A *trial* is one measurement: products, model, seed, task, corruption of the training items,
+corruption of the measured items. A *run group* is one pretrained model of one seed with everything
+built on it: its fine-tuned runs and their trials.
 """
 
 import dataclasses
@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NamedTuple, Self
 
 from k3m_jax.settings import Corruption, Settings
-from k3m_jax.settings.schema import Range, UserError, check_ranges, parse
+from k3m_jax.settings.schema import Range, UserError, parse
 
-PRETRAINING = "pretraining"  # the task of the cells that tell of a lane's pretrained model
+PRETRAINING = "pretraining"  # task of the trial that describes a run group's pretrained model
 
 
 class Trial(NamedTuple):
-    """What is measured; all that a result is found by."""
+    """One measurement; its fields are the key of its result."""
 
     data: str
     model: str
@@ -30,7 +30,7 @@ class Trial(NamedTuple):
 
 
 class RunGroup(NamedTuple):
-    """A pretrained model, and whatever is learned on top of it."""
+    """One pretrained model and every run that starts from it."""
 
     data: str
     model: str
@@ -42,11 +42,11 @@ class RunGroup(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Products:
-    """Where a level of `data` comes from."""
+    """Where the products of one level of `data` come from."""
 
     folder: str = ""  # with a products.jsonl (docs/data.md); "" is the embedded catalogue, with …
-    products: Annotated[int, Range(1)] = 2000  # … so many products …
-    overlap: Annotated[float, Range(0, 1)] = 0.5  # … that tell a fact twice with this chance …
+    products: Annotated[int, Range(1)] = 2000  # … this many products …
+    overlap: Annotated[float, Range(0, 1)] = 0.5  # … this overlap of modalities …
     seed: Annotated[int, Range(0)] = 0  # … and this seed
     image_size: Annotated[int, Range(1)] = 96
     patch_size: Annotated[int, Range(1)] = 16
@@ -55,19 +55,19 @@ class Products:
 
 @dataclasses.dataclass(frozen=True)
 class TrialBlock:
-    """Every combination of these; () is all that the grid names, or no corruption."""
+    """Every combination of these; () means all that the grid names, or no corruption."""
 
     seeds: tuple[int, ...] = ()
     data: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
-    corruptions: tuple[str, ...] = ()  # of what is measured, besides none
-    training: str = ""  # corruption of what is learned from, in fine-tuning
+    corruptions: tuple[str, ...] = ()  # of the measured items, in addition to none
+    training: str = ""  # corruption of the fine-tuning items
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """All cells."""
+    """All trials of a comparison."""
 
     split: str  # to measure on
     seeds: tuple[int, ...]
@@ -81,7 +81,7 @@ class Grid:
         """Parses what a `configs/grid_….py` returns, as a dictionary.
 
         Raises:
-          UserError: a key, a name or a setting that there is not.
+          UserError: an unknown key, name or setting.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         for name in (*known, *content):
@@ -98,51 +98,51 @@ class Grid:
         grid._check()
         return grid
 
-    def cells(self) -> Iterator[Trial]:
-        """Each once, in the order of the parts within a seed: the first seed is whole first."""
-        yield from dict.fromkeys(cell for seed in self.seeds for cell in self._of(seed))
+    def trials(self) -> Iterator[Trial]:
+        """Each trial once, all of the first seed first, in the order of the blocks."""
+        yield from dict.fromkeys(trial for seed in self.seeds for trial in self._with_seed(seed))
 
-    def lanes(self) -> dict[RunGroup, list[Trial]]:
-        """The cells by the pretrained model that they need, in the order of `cells`."""
-        lanes: dict[RunGroup, list[Trial]] = {}
-        for cell in self.cells():
-            lanes.setdefault(RunGroup(*cell[:3]), []).append(cell)
-        return lanes
+    def run_groups(self) -> dict[RunGroup, list[Trial]]:
+        """The trials by the pretrained model that they need, in the order of `trials`."""
+        groups: dict[RunGroup, list[Trial]] = {}
+        for trial in self.trials():
+            groups.setdefault(RunGroup(*trial[:3]), []).append(trial)
+        return groups
 
-    def fingerprint(self, cell: Trial) -> str:
-        """Of all that decides what the cell's measurement is, but the code.
+    def fingerprint(self, trial: Trial) -> str:
+        """Digest of everything but the code that determines the trial's result.
 
-        Of settings what is not their default: a setting that is new changes no older result.
+        Settings that have their default value are left out, so that a new setting does not
+        invalidate older results.
         """
-        decisive = [self.split, _changes(self.data[cell.data], Products())]
-        decisive.append(_changes(self.models[cell.model], Settings()))
-        if cell.task != PRETRAINING:
-            decisive.append(_changes(self.tasks[cell.task], Settings()))
-        told = json.dumps(decisive, sort_keys=True)
-        return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+        decisive = [self.split, _changes(self.data[trial.data], Products())]
+        decisive.append(_changes(self.models[trial.model], Settings()))
+        if trial.task != PRETRAINING:
+            decisive.append(_changes(self.tasks[trial.task], Settings()))
+        text = json.dumps(decisive, sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
-    def _of(self, seed: int) -> Iterator[Trial]:
-        for part in self.parts:
-            if part.seeds and seed not in part.seeds:
+    def _with_seed(self, seed: int) -> Iterator[Trial]:
+        for block in self.parts:
+            if block.seeds and seed not in block.seeds:
                 continue
-            for data in part.data or self.data:
-                for model in part.models or self.models:
+            for data in block.data or self.data:
+                for model in block.models or self.models:
                     yield Trial(data, model, seed, PRETRAINING, "", "")
-                    for task in part.tasks or self.tasks:
-                        for corruption in ("", *part.corruptions):
-                            yield Trial(data, model, seed, task, part.training, corruption)
+                    for task in block.tasks or self.tasks:
+                        for corruption in ("", *block.corruptions):
+                            yield Trial(data, model, seed, task, block.training, corruption)
 
     def _check(self) -> None:
-        for part in self.parts:
+        for block in self.parts:
             for key in ("data", "models", "tasks"):
                 known: Mapping[str, Any] = getattr(self, key)
-                for name in getattr(part, key):
+                for name in getattr(block, key):
                     if name not in known:
                         raise UserError(f"parts: {name!r} is none of {key}: {', '.join(known)}")
-            for text in filter(None, (*part.corruptions, part.training)):
+            for text in filter(None, (*block.corruptions, block.training)):
                 Corruption.parse(text)
         for name, products in self.data.items():
-            check_ranges(products, f"data.{name}")
             if products.folds and max(self.seeds) >= products.folds:
                 raise UserError(
                     f"data.{name}.folds: {products.folds} are too few, each seed holds out one: "
@@ -151,10 +151,12 @@ class Grid:
         for name, settings in self.tasks.items():
             if not settings.task.downstream:
                 raise UserError(f"tasks.{name}: task.name is pretraining, not a downstream task")
-        for name in self.tasks:
             if name == PRETRAINING:
-                raise UserError(f"tasks: {name!r} is what the lanes begin with: call it otherwise")
-        trainings = dict.fromkeys(["", *(part.training for part in self.parts)])
+                raise UserError(f"tasks: {name!r} is the first run of every run group: rename it")
+        self._check_folders()
+
+    def _check_folders(self) -> None:
+        trainings = dict.fromkeys(["", *(block.training for block in self.parts)])
         tuned = ((task, training) for task in self.tasks for training in trainings)
         for key, names in (
             ("data", ((name,) for name in self.data)),
@@ -164,15 +166,15 @@ class Grid:
             folders: dict[str, tuple[str, ...]] = {}
             for name in names:
                 if (first := folders.setdefault(slug(*name), name)) != name:
-                    one, other = (" learned from ".join(each) for each in (first, name))
+                    one, other = (" trained with ".join(each) for each in (first, name))
                     raise UserError(
                         f"{key}: {one!r} and {other!r} would share the folder {slug(*name)!r}: "
-                        "call one otherwise"
+                        "rename one"
                     )
 
 
 def slug(*names: str) -> str:
-    """Names as that of a file or an anchor."""
+    """Names as one file name or anchor."""
     return "-".join(re.sub(r"[^\w.]+", "-", name).strip("-") for name in names)
 
 

@@ -1,7 +1,7 @@
-"""The results of a grid: a file of JSON lines, one for each cell that is measured.
+"""The results of a grid: a file of JSON lines, one for each measured trial.
 
-The file is all that a sweep needs to know what is done, and a report to be written: lines are only
-ever added, and it may be copied to where the runs are not.
+The file is all that a sweep needs to know what is finished and all that a report needs: lines are
+only ever appended, and the file may be copied to where the runs are not.
 """
 
 import functools
@@ -13,127 +13,128 @@ from typing import Any, NamedTuple
 
 from k3m_jax.settings import Corruption, UserError
 from k3m_jax.sweeps.grid import Grid, Trial
-from k3m_jax.tasks.trivial_baselines import BASELINES
+from k3m_jax.tasks.trivial_baselines import BASELINES as TRIVIAL_BASELINES
 
 RESULTS = "results.jsonl"
-COSTS = ("parameters", "flops", "seconds")  # what a pretrained model's line has beside metrics
+COSTS = ("parameters", "flops", "seconds")  # of a pretrained model's line, next to its metrics
 
 
 class Lines(NamedTuple):
-    """What a results file holds."""
+    """Content of a results file."""
 
     lines: list[dict[str, Any]]
-    cut_short: int  # how many more lines were, where a process was killed
+    truncated: int  # number of further lines that a killed process left unfinished
 
 
 def read_lines(path: pathlib.Path) -> Lines:
-    """The lines of a results file; none where there is no file.
+    """The lines of a results file; none if the file does not exist.
 
     Raises:
-      UserError: a line that is no result.
+      UserError: a line is not a result.
     """
-    found, cut_short = [], 0
+    found, truncated = [], 0
     texts = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for number, text in enumerate(texts, 1):
         try:
             line = json.loads(text)
         except json.JSONDecodeError:
             if text.count("{") > text.count("}"):
-                cut_short += 1
+                truncated += 1
                 continue
             line = None
         if not _is_result(line):
             raise UserError(
-                f"{path}:{number}: this is no result of a grid ({', '.join(Trial._fields)} and "
-                "metrics with a value each): mend or remove the line"
+                f"{path}:{number}: not a result of a grid ({', '.join(Trial._fields)} and metrics "
+                "with a value each): repair or remove the line"
             )
         found.append(line)
-    return Lines(found, cut_short)
+    return Lines(found, truncated)
 
 
 def read_results(path: pathlib.Path) -> dict[Trial, dict[str, Any]]:
-    """The same by cell; of one that stands there twice the later line counts."""
+    """The lines by trial; of repeated trials the last line counts."""
     return {Trial(*(line[name] for name in Trial._fields)): line for line in read_lines(path).lines}
 
 
-def done(path: pathlib.Path, grid: Grid) -> set[Trial]:
-    """The cells of the grid that the file has.
+def finished_trials(path: pathlib.Path, grid: Grid) -> set[Trial]:
+    """The trials of the grid that the file has results of.
 
     Raises:
-      UserError: a line that is no result, or one of this cell, or of a floor of it, as the grid had
-        it before a change.
+      UserError: a line is not a result, or belongs to one of these trials or its trivial baselines
+        but was measured before the grid was changed.
     """
-    results, cells, holds = read_results(path), set(grid.cells()), _validity(grid)
-    known = cells | {cell._replace(model=floor) for cell in cells for floor in BASELINES}
-    for cell, line in results.items():
-        if cell in known and not holds(cell, line):
+    results, trials, is_valid = read_results(path), set(grid.trials()), _validity(grid)
+    known = trials | {t._replace(model=name) for t in trials for name in TRIVIAL_BASELINES}
+    for trial, line in results.items():
+        if trial in known and not is_valid(trial, line):
             raise UserError(
-                f"{path}: {', '.join(map(str, filter(None, cell)))} was measured with other "
-                "settings than the grid's: take another --workdir, or remove its line to measure it"
+                f"{path}: {', '.join(map(str, filter(None, trial)))} was measured with settings "
+                "other than the grid's: choose another --workdir, or remove the line to measure it "
+                "again"
             )
-    return cells & set(results)
+    return trials & set(results)
 
 
-def lacks_floors(path: pathlib.Path, grid: Grid, cells: Iterable[Trial]) -> bool:
-    """Whether of any of the cells no floor of this grid stands in the file yet.
+def needs_trivial_baselines(path: pathlib.Path, grid: Grid, trials: Iterable[Trial]) -> bool:
+    """Whether the file lacks this grid's trivial baselines for any of the trials.
 
-    Floors know no model, and no chance: they are measured once, of products that each seed cuts
-    anew once a seed.
+    They depend neither on the model nor on chance, so they are measured once, or once per seed
+    where each seed holds out another fold of the products.
     """
 
-    def asked(cell: Trial) -> Trial:
-        return cell._replace(model="", seed=cell.seed if grid.data[cell.data].folds else 0)
+    def without_model(trial: Trial) -> Trial:
+        return trial._replace(model="", seed=trial.seed if grid.data[trial.data].folds else 0)
 
-    holds = _validity(grid)
-    there = {
-        asked(cell)
-        for cell, line in read_results(path).items()
-        if cell.model in BASELINES
-        and (cell.data in grid.data and cell.task in grid.tasks)
-        and holds(cell, line)
+    is_valid = _validity(grid)
+    measured = {
+        without_model(trial)
+        for trial, line in read_results(path).items()
+        if trial.model in TRIVIAL_BASELINES
+        and (trial.data in grid.data and trial.task in grid.tasks)
+        and is_valid(trial, line)
     }
-    return not there.issuperset(map(asked, cells))
+    return not measured.issuperset(map(without_model, trials))
 
 
-def add(path: pathlib.Path, cell: Trial, fingerprint: str, content: Mapping[str, Any]) -> None:
-    """Adds a line, at once: several processes may."""
-    line = {**cell._asdict(), "fingerprint": fingerprint, **content}
+def append(path: pathlib.Path, trial: Trial, fingerprint: str, content: Mapping[str, Any]) -> None:
+    """Appends one line in one write, so that several processes may."""
+    line = {**trial._asdict(), "fingerprint": fingerprint, **content}
     text = json.dumps(line, ensure_ascii=False) + "\n"
     with path.open("a+b", buffering=0) as file:
         file.seek(0, os.SEEK_END)
         if file.tell():
             file.seek(-1, os.SEEK_END)
-            text = text if file.read(1) == b"\n" else "\n" + text  # behind a line cut short
+            text = text if file.read(1) == b"\n" else "\n" + text  # after a truncated line
         file.write(text.encode())
 
 
 def _validity(grid: Grid) -> Callable[[Trial, Mapping[str, Any]], bool]:
-    """What tells whether the grid would measure a line as it was.
+    """A predicate: was this line measured with the settings that the grid has now?
 
-    A floor has the fingerprint of the model whose lane measured it, and that may be any.
+    A trivial baseline has the fingerprint of whichever model's run group measured it.
     """
 
     @functools.cache
     def fingerprint(data: str, model: str, task: str) -> str:
         return grid.fingerprint(Trial(data, model, 0, task, "", ""))  # of any seed and corruption
 
-    def holds(cell: Trial, line: Mapping[str, Any]) -> bool:
-        models = grid.models if cell.model in BASELINES else (cell.model,)
-        return line.get("fingerprint") in {fingerprint(cell.data, m, cell.task) for m in models}
+    def is_valid(trial: Trial, line: Mapping[str, Any]) -> bool:
+        models = grid.models if trial.model in TRIVIAL_BASELINES else (trial.model,)
+        return line.get("fingerprint") in {fingerprint(trial.data, m, trial.task) for m in models}
 
-    return holds
+    return is_valid
 
 
 def _is_result(line: Any) -> bool:
     """Whether it has what a report and a sweep read."""
     try:
-        cell = Trial(*(line[name] for name in Trial._fields))
+        trial = Trial(*(line[name] for name in Trial._fields))
         numbers = [metric["value"] for metric in line["metrics"].values()]
         numbers += [line.get(name) for name in COSTS]
-        for corruption in filter(None, (cell.training, cell.corruption)):
+        for corruption in filter(None, (trial.training, trial.corruption)):
             Corruption.parse(corruption)
     except (UserError, ValueError, LookupError, TypeError, AttributeError):
         return False
-    texts = (each for each in cell if each is not cell.seed)
-    named = isinstance(cell.seed, int) and all(isinstance(each, str) for each in texts)
-    return named and all(each is None or isinstance(each, int | float) for each in numbers)
+    texts = (each for each in trial if each is not trial.seed)
+    typed = isinstance(trial.seed, int) and all(isinstance(each, str) for each in texts)
+    return typed and all(each is None or isinstance(each, int | float) for each in numbers)

@@ -1,4 +1,4 @@
-"""A lane of a grid: pretrains, fine-tunes and measures whatever of it is not done."""
+"""One run group of a grid: pretrains, fine-tunes and measures its unfinished trials."""
 
 import dataclasses
 import itertools
@@ -7,26 +7,22 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 from etils import epath
 
-from k3m_jax.evaluation.task_report import TaskReport
-from k3m_jax.model.task_network import network_of
-from k3m_jax.parallel.mesh import make_mesh
-from k3m_jax.runs import fine_tuning
-from k3m_jax.runs.measure import open_run_data
+from k3m_jax.compile_check.cost import parameters
+from k3m_jax.evaluation.report import Report
+from k3m_jax.runs.measure import measure_run
 from k3m_jax.runs.training_run import run
 from k3m_jax.settings import Corruption, Settings
 from k3m_jax.sweeps import results
 from k3m_jax.sweeps.grid import PRETRAINING, Grid, RunGroup, Trial, slug
-from k3m_jax.training.checkpoints import load_meta, load_params
-from k3m_jax.training.cost import parameters
+from k3m_jax.training.checkpoints import load_meta
 from k3m_jax.training.flops import training_flops
-from k3m_jax.training.metric_writer import METRICS, TIMING, read_metrics
+from k3m_jax.training.progress import METRICS, TIMING, read_metrics
 
 
 class Stopped(Exception):
-    """A run was told to stop; its state is saved."""
+    """A run was stopped by a signal, after it had saved its state."""
 
 
 class Files(NamedTuple):
@@ -40,71 +36,71 @@ class Files(NamedTuple):
         return self.workdir / results.RESULTS
 
     def data(self, name: str) -> pathlib.Path:
-        """Of a level of data: the folder of its catalogue and its shards."""
+        """Folder with the catalogue and the shards of a level of data."""
         return self.workdir / "data" / slug(name)
 
-    def shards(self, grid: Grid, lane: RunGroup) -> pathlib.Path:
-        """What a lane learns from, and is measured on."""
-        folds = grid.data[lane.data].folds
-        return self.data(lane.data) / (f"shards-fold{lane.seed}" if folds else "shards")
+    def shards(self, grid: Grid, group: RunGroup) -> pathlib.Path:
+        """Shards that a run group trains on and is measured on."""
+        folds = grid.data[group.data].folds
+        return self.data(group.data) / (f"shards-fold{group.seed}" if folds else "shards")
 
-    def runs(self, lane: RunGroup) -> pathlib.Path:
-        """The folder of a lane's runs."""
-        return self.workdir / "runs" / slug(lane.data) / slug(lane.model) / f"seed{lane.seed}"
+    def runs(self, group: RunGroup) -> pathlib.Path:
+        """Folder of a run group's runs and its log."""
+        return self.workdir / "runs" / slug(group.data) / slug(group.model) / f"seed{group.seed}"
 
 
-def run_lane(grid: Grid, lane: RunGroup, cells: Sequence[Trial], workdir: pathlib.Path) -> None:
-    """Adds the results of the cells, which are the lane's, as they come.
+def run_trials(grid: Grid, group: RunGroup, trials: Sequence[Trial], workdir: pathlib.Path) -> None:
+    """Appends the result of each trial as soon as it is measured.
 
     Args:
       grid: the grid.
-      lane: one of its lanes.
-      cells: those that are not done, in the grid's order.
-      workdir: of the grid; the shards lie there.
+      group: one of its run groups.
+      trials: the group's unfinished trials, in the grid's order.
+      workdir: of the grid; the shards are there already.
 
     Raises:
-      Stopped: the process was told to; run it again to go on.
+      Stopped: by a signal; another call resumes.
       UserError: settings that do not fit the products.
     """
     files = Files(workdir)
-    jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
-    folder = files.runs(lane)
+    folder = files.runs(group)
     pretrained = folder / PRETRAINING
-    settings = grid.models[lane.model]
-    shards = (str(files.shards(grid, lane)),)
+    settings = grid.models[group.model]
+    shards = (str(files.shards(grid, group)),)
     data = dataclasses.replace(settings.data, sources=shards)
-    settings = dataclasses.replace(settings, seed=lane.seed, data=data)
-    own = Trial(*lane, PRETRAINING, "", "")
+    settings = dataclasses.replace(settings, seed=group.seed, data=data)
+    first = Trial(*group, PRETRAINING, "", "")
     _train(settings, pretrained)
-    if own in cells:
-        results.add(files.results, own, grid.fingerprint(own), _pretrained(pretrained))
-    asked = [cell for cell in cells if cell != own]
-    for (task, training), found in itertools.groupby(
-        asked, lambda cell: (cell.task, cell.training)
-    ):
-        tuning, group = grid.tasks[task], list(found)
-        corrupt = Corruption.parse(training) if training else Corruption()
-        data = dataclasses.replace(tuning.data, sources=shards, train_corruption=corrupt)
-        tuning = dataclasses.replace(tuning, seed=lane.seed, init_from=str(pretrained), data=data)
+    if first in trials:
+        results.append(files.results, first, grid.fingerprint(first), _pretrained(pretrained))
+    downstream = [trial for trial in trials if trial != first]
+    for (task, training), found in itertools.groupby(downstream, lambda t: (t.task, t.training)):
+        tuning, of_run = grid.tasks[task], list(found)
+        data = dataclasses.replace(tuning.data, sources=shards, train_corruption=_parse(training))
+        tuning = dataclasses.replace(tuning, seed=group.seed, init_from=str(pretrained), data=data)
         tuned = folder / slug(*filter(None, (task, training)))
         _train(tuning, tuned)
-        begun = time.monotonic()  # before the loading, which the first cell's time has
-        floors = results.lacks_floors(files.results, grid, group)
-        reports = _measured(tuned, grid.split, group, floors)
-        for cell, report in zip(group, reports, strict=True):
-            seconds, begun = time.monotonic() - begun, time.monotonic()
-            for called, content in _contents(report, seconds).items():
-                named = cell._replace(model=called or cell.model)
-                results.add(files.results, named, grid.fingerprint(cell), content)
+        start = time.monotonic()  # loading counts towards the first trial
+        trivial = results.needs_trivial_baselines(files.results, grid, of_run)
+        reports = _measure(tuned, grid.split, of_run, trivial)
+        for trial, report in zip(of_run, reports, strict=True):
+            seconds, start = time.monotonic() - start, time.monotonic()
+            for baseline, content in _contents(report, seconds).items():
+                named = trial._replace(model=baseline or trial.model)
+                results.append(files.results, named, grid.fingerprint(trial), content)
+
+
+def _parse(corruption: str) -> Corruption:
+    return Corruption.parse(corruption) if corruption else Corruption()
 
 
 def _train(settings: Settings, folder: pathlib.Path) -> None:
     if not run(settings, epath.Path(folder)):
-        raise Stopped(f"told to stop in {folder}")
+        raise Stopped(f"stopped by a signal in {folder}")
 
 
 def _pretrained(folder: pathlib.Path) -> dict[str, Any]:
-    """What is told of a pretrained model: held-out metrics, size, cost."""
+    """Held-out metrics, size and cost of a pretrained model."""
     settings = Settings.from_config(load_meta(folder).settings)
     held_out = [x for x in read_metrics(epath.Path(folder) / METRICS) if "valid/loss" in x][-1]
     training, pace = settings.training, read_metrics(epath.Path(folder) / TIMING)
@@ -122,30 +118,28 @@ def _pretrained(folder: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def _measured(
-    folder: pathlib.Path, split: str, cells: Sequence[Trial], floors: bool
-) -> Iterator[TaskReport]:
-    """A fine-tuned run in the settings of the cells."""
+def _measure(
+    folder: pathlib.Path, split: str, trials: Sequence[Trial], trivial_baselines: bool
+) -> Iterator[Report]:
+    """Reports of a fine-tuned run, one for each trial."""
     meta = load_meta(folder)
-    settings = Settings.from_config(meta.settings)
-    inputs = open_run_data(settings.data, meta, epath.Path(folder))
-    mesh, network = make_mesh(settings.mesh), network_of(inputs.resolve(settings))
-    params, step = load_params(folder, "latest", network, mesh)
-    corruptions = [Corruption.parse(c.corruption) if c.corruption else Corruption() for c in cells]
-    return fine_tuning.measure(
-        network, mesh, inputs, params, step, split, corruptions, floors=floors
+    return measure_run(
+        Settings.from_config(meta.settings),
+        meta,
+        epath.Path(folder),
+        "latest",
+        split=split,
+        corruptions=[_parse(trial.corruption) for trial in trials],
+        trivial_baselines=trivial_baselines,
     )
 
 
-def _contents(report: TaskReport, seconds: float) -> dict[str, dict[str, Any]]:
-    """Of a report the result of the floors by their names, and last of the model by ""."""
-    every = {"examples": report.examples, "products": report.products, "seconds": seconds}
-    floors = {
-        name: {
-            **every,
-            "metrics": {row.metric: dataclasses.asdict(row.floors[name]) for row in report.rows},
-        }
-        for name in report.rows[0].floors
+def _contents(report: Report, seconds: float) -> dict[str, dict[str, Any]]:
+    """Results of the trivial baselines by name, and last the model's under ""."""
+    common = {name: report.notes[name] for name in ("examples", "products")} | {"seconds": seconds}
+    baselines = {
+        name: {row.metric: dataclasses.asdict(row.baselines[name]) for row in report.rows}
+        for name in report.rows[0].baselines
     }
     model = {row.metric: dataclasses.asdict(row.model) for row in report.rows}
-    return {**floors, "": {**every, "metrics": model}}
+    return {k: {**common, "metrics": metrics} for k, metrics in {**baselines, "": model}.items()}

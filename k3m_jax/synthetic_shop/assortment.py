@@ -18,8 +18,8 @@ class Category:
 class Family:
     """Two categories that are easily confused, and the properties that they share.
 
-    Either both look alike and the second bears a mark, or both go by the same `nouns` in titles.
-    `detail` is a property that shows in the picture, `measure` one that doesn't.
+    Either both look alike and the second has a mark, or titles use the same `nouns` for both.
+    `detail` is a property that pictures show, `measure` one that they don't.
     """
 
     department: str

@@ -1,8 +1,8 @@
 """The embedded catalogue: a made-up shop of any size, a pure function of its seed.
 
-What is true of a product is drawn in synthetic_products, who tells it and in which words in
-synthetic_telling, its photographs in synthetic_pictures; here they become a folder that
-`launch.build_shards --format jsonl` reads.
+`products` draws the facts of a product, `modality_overlap` decides which modalities contain each
+fact and writes the texts, `pictures` draws the photographs. This module writes them into a folder
+that `launch.build_shards --format jsonl` reads.
 """
 
 import collections
@@ -21,7 +21,7 @@ from k3m_jax.data.store import remote
 from k3m_jax.data.workers import ordered_map
 from k3m_jax.settings import UserError
 from k3m_jax.synthetic_shop.assortment import FAMILIES
-from k3m_jax.synthetic_shop.modality_overlap import told, write_title, write_triples
+from k3m_jax.synthetic_shop.modality_overlap import assign_modalities, write_title, write_triples
 from k3m_jax.synthetic_shop.pairs import align_pairs
 from k3m_jax.synthetic_shop.pictures import Look, draw
 from k3m_jax.synthetic_shop.products import Product, draw_product
@@ -53,9 +53,9 @@ def make_catalogue(
       folder: must not exist yet; it appears only once it is complete.
       products: how many; each has 1 to 4 items, 2.2 on average.
       seed: at least 0.
-      overlap: in [0, 1], the chance that a fact told in one modality is told in another as well.
+      overlap: in [0, 1], the chance that a fact in one modality is repeated in another.
       image_size: pixels on each side of a picture.
-      workers: processes that draw, for a large catalogue; 0 is this one.
+      workers: processes that draw, for a large catalogue; 0 draws in this one.
 
     Returns:
       Counts: "products", "items", "pictures", "pairs", of items "train", "valid", "test", and
@@ -137,11 +137,13 @@ def _make_item(
     rng = _stream(seed, number, item, "presence")
     missing, marked, second = rng.random(3)
     without = ("picture", "title", "triples", None)[min(3, int(missing / MISSING))]
-    telling = told(family, facts, _stream(seed, number, item, "telling"), overlap)
-    title = write_title(
-        family, category, facts, telling, _stream(seed, number, item, "title"), overlap
+    modalities = assign_modalities(
+        family, facts, _stream(seed, number, item, "modalities"), overlap
     )
-    triples = write_triples(facts, telling, _stream(seed, number, item, "triples"))
+    title = write_title(
+        family, category, facts, modalities, _stream(seed, number, item, "title"), overlap
+    )
+    triples = write_triples(facts, modalities, _stream(seed, number, item, "triples"))
     views = [] if without == "picture" else ["main", "alt"][: 1 + (second < _SECOND_VIEW)]
     look = Look(
         silhouette=category.silhouette,
@@ -173,7 +175,7 @@ def _make_item(
 
 
 def _jpeg(look: Look, rng: np.random.Generator, image_size: int) -> bytes:
-    """One photograph as its camera saved it."""
+    """One photograph as JPEG."""
     pixels, _ = draw(look, rng, image_size)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=int(rng.integers(82, 94)))
@@ -198,9 +200,9 @@ def draw_contact_sheet(
     sheet.save(path, "PNG", optimize=True)
 
 
-_PURPOSES = ("product", "items", "presence", "telling", "title", "triples", "pictures")
+_PURPOSES = ("product", "items", "presence", "modalities", "title", "triples", "pictures")
 
 
 def _stream(seed: int, number: int, item: int, purpose: str) -> np.random.Generator:
-    """Random numbers of one purpose alone, so that overlap changes no product and no pose."""
+    """A separate random stream for each purpose, so that overlap changes no product and no pose."""
     return np.random.default_rng([seed, number, item, _PURPOSES.index(purpose)])

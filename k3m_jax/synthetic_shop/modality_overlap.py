@@ -1,19 +1,19 @@
-"""Who tells what of a product in the embedded catalogue, and the words a seller puts it in.
+"""Which modalities of the embedded catalogue contain each fact, and titles in sellers' words.
 
-Each fact has one modality at home in which it is always told: the picture for what can be seen, by
-chance the title or the triples for the rest. Every other modality that could tell it does so with
-probability `overlap`: at 0 each fact is told once, at 1 everyone tells all they can.
+Each fact has one home modality that always contains it: the picture for visible facts, the title or
+the triples, by chance, for the rest. Every other modality that could contain it does so with
+probability `overlap`: at 0 each fact appears once, at 1 in every modality that can express it.
 """
 
 import numpy as np
 
 from k3m_jax.synthetic_shop.assortment import Category, Family
 
-SEEN = ("color", "accent color", "pattern", "shape")
-"""Properties that every picture shows, besides the family's own detail."""
+VISIBLE = ("color", "accent color", "pattern", "shape")
+"""Properties that every picture shows, in addition to the family's own detail."""
 
 TRIPLES_ONLY = ("department", "care")
-"""Properties that no title tells."""
+"""Properties that no title contains."""
 
 _LEAD = ("brand", "series")
 _TAIL = ("accent color", "season", "country of origin")
@@ -44,39 +44,39 @@ _SHORT = {
 }
 
 
-def told(
+def assign_modalities(
     family: Family, facts: dict[str, tuple[str, ...]], rng: np.random.Generator, overlap: float
 ) -> dict[str, set[str]]:
-    """The modalities ("picture", "title", "triples") in which an item tells each of its facts.
+    """The modalities ("picture", "title", "triples") of an item that contain each of its facts.
 
-    The same generator state gives nested answers: what is told at one overlap is at any higher one.
+    With the same generator state the results are nested: a higher overlap only adds modalities.
     """
-    telling: dict[str, set[str]] = {}
+    assigned: dict[str, set[str]] = {}
     for name in facts:
         home, title, triples = rng.random(3)
         if name in TRIPLES_ONLY:
-            telling[name] = {"triples"}
+            assigned[name] = {"triples"}
             continue
-        if name in SEEN or name == family.detail:
-            modalities = {"picture"}
+        if name in VISIBLE or name == family.detail:
+            found = {"picture"}
         else:
-            modalities = {"title" if home < 0.5 else "triples"}
+            found = {"title" if home < 0.5 else "triples"}
         if title < overlap:
-            modalities.add("title")
+            found.add("title")
         if triples < overlap:
-            modalities.add("triples")
-        telling[name] = modalities
-    return telling
+            found.add("triples")
+        assigned[name] = found
+    return assigned
 
 
 def write_triples(
-    facts: dict[str, tuple[str, ...]], telling: dict[str, set[str]], rng: np.random.Generator
+    facts: dict[str, tuple[str, ...]], modalities: dict[str, set[str]], rng: np.random.Generator
 ) -> list[list[str]]:
-    """The [property, value] pairs that the triples tell, in no particular order."""
+    """The [property, value] pairs of the item's triples, in random order."""
     pairs = [
         [name, value]
         for name, values in facts.items()
-        if "triples" in telling[name]
+        if "triples" in modalities[name]
         for value in values
     ]
     return [pairs[i] for i in rng.permutation(len(pairs))]
@@ -86,20 +86,20 @@ def write_title(
     family: Family,
     category: Category,
     facts: dict[str, tuple[str, ...]],
-    telling: dict[str, set[str]],
+    modalities: dict[str, set[str]],
     rng: np.random.Generator,
     overlap: float,
 ) -> str:
-    """A seller's title: the facts that it tells in some order, a noun, and filler.
+    """A seller's title: its facts in some order, a noun, and filler.
 
-    The noun is the category's own, or the family's where it has one, unless by chance `overlap`.
+    The noun is the family's if it has one, or with probability `overlap` the category's own.
     """
     specific = rng.random() < overlap or not family.nouns
     noun = _pick(rng, category.nouns if specific else family.nouns)
     phrases = {
         name: _phrase(family, name, values, rng)
         for name, values in facts.items()
-        if "title" in telling[name]
+        if "title" in modalities[name]
     }
     lead = [phrases.pop(name) for name in _LEAD if name in phrases]
     tail_names = (*_TAIL, family.detail, family.measure)
@@ -127,12 +127,12 @@ def _phrase(family: Family, name: str, values: tuple[str, ...], rng: np.random.G
 
 
 def _as_typed(title: str, rng: np.random.Generator) -> str:
-    """The title as it was typed: capitals, abbreviations, now and then a slip or an emoji."""
-    case, abbreviates, slips, decorates = rng.random(4)
+    """The title as typed: capitals, abbreviations, occasionally a typing error or an emoji."""
+    case, abbreviates, typos, decorates = rng.random(4)
     words = title.split()
     if abbreviates < 0.12:
         words = [_SHORT.get(word, word) for word in words]
-    if slips < 0.04:
+    if typos < 0.04:
         slip = int(rng.integers(len(words)))
         word = words[slip]
         at = int(rng.integers(max(1, len(word) - 1)))

@@ -12,8 +12,8 @@ Item = dict[str, Any]
 def align_pairs(items: list[Item], seed: int) -> list[Item]:
     """Pairs of pictures labelled 1 where they show the same product in the same colour, else 0.
 
-    Every positive pair brings one negative, where there is another product in its split to be had.
-    The hard negatives come first: the same product in another colour, then the same category.
+    Every positive pair comes with one negative, if its split has another product. Hard negatives
+    are preferred: the same product in another colour, then the same category.
     """
     rng = np.random.default_rng(seed)
     by_product, by_category, by_split = (collections.defaultdict(list) for _ in range(3))

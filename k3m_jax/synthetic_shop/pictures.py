@@ -1,7 +1,7 @@
-"""Pictures of the embedded catalogue: a silhouette in its colours and pattern, before a background.
+"""Pictures of the embedded catalogue: a silhouette in its colours and pattern, on a background.
 
-A `Look` is what the picture has to show, the same for all pictures of an item; the generator adds
-what one photograph has of its own: pose, light, crop, background.
+A `Look` is what every picture of an item shows; the random generator adds what differs between
+photographs: pose, light, crop, background.
 """
 
 import dataclasses
@@ -10,18 +10,19 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from k3m_jax.synthetic_shop.geometry import (
+from k3m_jax.synthetic_shop.silhouettes import (
     ACCENT,
     BACKGROUND,
     BODY,
     DARK,
     EDGE,
     LIGHT,
+    MARKS,
     SHADE,
+    SILHOUETTES,
     Part,
     Point,
 )
-from k3m_jax.synthetic_shop.silhouettes import MARKS, SILHOUETTES
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "black": (24, 24, 27),
@@ -87,7 +88,7 @@ _SUPERSAMPLING = 2
 
 @dataclasses.dataclass(frozen=True)
 class Design:
-    """What pictures of one product share and other products of the same facts lack.
+    """What pictures of one product share, but not those of other products with the same facts.
 
     The pattern's repeats per unit of the product's frame and its phase, and an emblem: a star of
     that many points (none with 0), its size and place in the frame.
@@ -104,8 +105,7 @@ class Design:
 class Look:
     """What a picture shows of an item.
 
-    `detail` is a value of the silhouette's own visible property, `mark` a key of
-    `MARKS` or "".
+    `detail` is a value of the silhouette's own visible property, `mark` a key of `MARKS` or "".
     """
 
     silhouette: str
@@ -128,7 +128,7 @@ def draw(look: Look, rng: np.random.Generator, size: int) -> tuple[np.ndarray, n
 
     Returns:
       The picture, uint8 [size, size, 3], and the part that each pixel belongs to (BACKGROUND,
-      BODY, … of `synthetic_geometry`), uint8 [size, size].
+      BODY, … of `silhouettes`), uint8 [size, size].
     """
     to_frame = _pose(look, rng)
     parts = _paint_parts(look, to_frame, size * _SUPERSAMPLING)
@@ -168,7 +168,7 @@ def _pose(look: Look, rng: np.random.Generator) -> np.ndarray:
 
 
 def _paint_parts(look: Look, to_frame: np.ndarray, side: int) -> np.ndarray:
-    """The part of each pixel, uint8 [side, side]; polygons are edged, so that parts stand apart."""
+    """The part of each pixel, uint8 [side, side]; polygons have edges, which separate the parts."""
     canvas = Image.new("L", (side, side), BACKGROUND)
     brush = ImageDraw.Draw(canvas)
     outline = SILHOUETTES[look.silhouette](look.detail)
@@ -205,7 +205,7 @@ def _emblem(design: Design, outline: list[Part]) -> list[Point]:
 
 
 def _color(look: Look, parts: np.ndarray, to_frame: np.ndarray) -> np.ndarray:
-    """The product on black before light falls on it, uint8 [side, side, 3]."""
+    """The unlit product on black, uint8 [side, side, 3]."""
     main, accent = (np.float32(COLORS[name]) for name in (look.color, look.accent))
     palette = np.zeros((7, 3), np.float32)
     palette[BODY] = main
@@ -230,7 +230,7 @@ def _color(look: Look, parts: np.ndarray, to_frame: np.ndarray) -> np.ndarray:
 def _pattern(look: Look, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Share of the accent colour at places (u, v) of the body, float32 [pixels] in [0, 1].
 
-    The main colour keeps about two thirds of the body, so that it stays the main one.
+    The main colour keeps about two thirds of the body.
     """
     n, phase = look.design.repeats, look.design.phase
     a, b = u * n + phase, v * n + phase

@@ -1,8 +1,8 @@
-"""Products of the embedded catalogue: what is true of them, whoever tells it.
+"""Products of the embedded catalogue: their facts, independent of any modality.
 
-One idea makes the structure that a model can learn: every value is drawn from a Zipf law over an
-order that its parent decides. A series has its own favourite materials, a brand its own countries,
-a category its own colours; so each fact is a hint of others, and no value is common everywhere.
+The structure that a model can learn: every value is drawn from a Zipf law over an order that its
+parent decides. A series has its own favourite materials, a brand its own countries, a category its
+own colours, so each fact is a hint about others, and no value is common everywhere.
 """
 
 import dataclasses
@@ -32,11 +32,11 @@ BRAND_OF = dict(
         strict=False,
     )
 )
-"""Each series is one brand's; a brand has two."""
+"""Each series belongs to one brand; a brand has two."""
 
 TYPICAL = 0.8
-"""Share of a category's products that are of its own series; the rest are of its family's other
-category's, so that knowledge is a strong hint of the category and no proof."""
+"""Share of a category's products from its own series; the rest are from its family's other
+category, so that knowledge is strong but not conclusive evidence of the category."""
 
 _CARE_OF = {material: care for care, materials in CARE.items() for material in materials}
 
@@ -45,7 +45,7 @@ _CARE_OF = {material: care for care, materials in CARE.items() for material in m
 class Product:
     """A product in one or two colours.
 
-    `facts` maps a property to its values; the colour is apart.
+    `facts` maps a property to its values, except the colour.
     """
 
     family: Family
@@ -110,12 +110,12 @@ def draw_product(rng: np.random.Generator) -> Product:
 
 
 def _other(family: Family, category: Category) -> Category:
-    """The category that this one is easily confused with."""
+    """The family's other category."""
     return next(c for c in family.categories if c is not category)
 
 
 def _zipf(rng: np.random.Generator, values: tuple[str, ...], exponent: float, parent: str) -> str:
-    """One of `values`, the rank-r of the parent's order with a chance that goes as r^-exponent."""
+    """One of `values`; the probability of rank r in the parent's order falls as r^-exponent."""
     order, cumulative = _ranked(values, exponent, parent)
     return order[int(np.searchsorted(cumulative, rng.random(), side="right"))]
 
@@ -124,8 +124,8 @@ def _zipf(rng: np.random.Generator, values: tuple[str, ...], exponent: float, pa
 def _ranked(values: tuple[str, ...], exponent: float, parent: str):
     """The parent's order of the values and the cumulative chances.
 
-    The order is itself drawn, by hash, with a preference for what stands first in `values`: some
-    values are common everywhere and some rare, as in a real shop.
+    The order is itself random, by hash, with a preference for the first of `values`: some values
+    are common everywhere and some rare, as in a real shop.
     """
 
     def place(rank_and_value: tuple[int, str]) -> float:

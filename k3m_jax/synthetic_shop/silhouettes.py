@@ -1,26 +1,42 @@
 """Outlines of the products that the embedded catalogue draws.
 
-A silhouette is a list of parts, painted in order, each a polygon in the product's frame. Its
-argument is the visible detail that the family of products varies (a neckline, a lid, …): the values
-are those in synthetic_products.py.
+The frame: a product fills about [-1, 1] both ways, x to the right, y down. A silhouette is a list
+of parts, painted in order, each a polygon in the frame. Its argument is the visible detail of the
+family of products (a neckline, a lid, …); the values are those in assortment.py.
 """
 
 import functools
 import math
 from collections.abc import Callable
 
-from k3m_jax.synthetic_shop.geometry import (
-    ACCENT,
-    BODY,
-    DARK,
-    LIGHT,
-    SHADE,
-    Part,
-    band,
-    mirrored,
-    oval,
-    rectangle,
-)
+BACKGROUND, BODY, SHADE, ACCENT, DARK, LIGHT, EDGE = range(7)
+"""Classes of pixels. BODY has the pattern, SHADE is the main colour in shadow."""
+
+Point = tuple[float, float]
+Part = tuple[int, list[Point]]
+
+
+def rectangle(left: float, top: float, right: float, bottom: float) -> list[Point]:
+    """An upright rectangle."""
+    return [(left, top), (right, top), (right, bottom), (left, bottom)]
+
+
+def oval(x: float, y: float, rx: float, ry: float, start: float = 0, end: float = 360):
+    """An ellipse about (x, y), or its sector between two angles in degrees (90 is down)."""
+    steps = max(6, round(abs(end - start) / 15))
+    angles = [math.radians(start + (end - start) * i / steps) for i in range(steps + 1)]
+    return [(x + rx * math.cos(a), y + ry * math.sin(a)) for a in angles]
+
+
+def band(x: float, y: float, rx: float, ry: float, width: float, start=0, end=360) -> list[Point]:
+    """The ring between an ellipse and one that is smaller by `width`."""
+    inner = oval(x, y, rx - width, ry - width, end, start)
+    return oval(x, y, rx, ry, start, end) + inner
+
+
+def mirrored(half: list[Point]) -> list[Point]:
+    """A symmetric polygon from its right half, whose points run from top to bottom."""
+    return half + [(-x, y) for x, y in reversed(half)]
 
 
 def _shirt(neckline: str) -> list[Part]:
@@ -181,7 +197,7 @@ def _floor_lamp(shade: str) -> list[Part]:
 
 
 def _feet(legs: str, y: float, half: float) -> list[Part]:
-    """What carries a seat of half-width `half` whose underside is at y."""
+    """The legs of a seat of half-width `half` whose underside is at y."""
     if legs == "pedestal":
         pole = rectangle(-0.07, y, 0.07, 0.88)
         return [(ACCENT, pole), (ACCENT, rectangle(-half * 0.7, 0.86, half * 0.7, 0.97))]
@@ -296,4 +312,4 @@ MARKS: dict[str, list[Part]] = {
         (DARK, rectangle(x, y, x + 0.16, y + 0.16)) for x in (-0.25, 0.09) for y in (-0.25, 0.09)
     ],
 }
-"""What tells the second of two look-alike categories from the first, where it is shown at all."""
+"""Marks that distinguish the second of two look-alike categories, in pictures that show it."""

@@ -1,11 +1,11 @@
-"""What K3M's structure aggregation looks at: a few products' pictures beside their triples."""
+"""Attention of K3M's structure aggregation over the triples of a few products."""
 
 import dataclasses
 import pathlib
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import matplotlib
@@ -14,9 +14,9 @@ from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from k3m_jax.data.input.embedding_batches import embedding_batches
 from k3m_jax.data.input.inspection import fonts
-from k3m_jax.data.input.tokenizer import Tokenizer
+from k3m_jax.data.input.pipeline import inference_batches
+from k3m_jax.data.records import ItemView, Record
 from k3m_jax.modalities import pixels
 from k3m_jax.model.network import Network
 from k3m_jax.parallel.mesh import make_mesh
@@ -27,30 +27,30 @@ from k3m_jax.sweeps.report.figures import INK, STYLE
 from k3m_jax.training.checkpoints import load_meta, load_params
 
 PRODUCTS = 6
-TRIPLES = 4  # an item with fewer shows little
+TRIPLES = 4  # fewer would show little
 
 
-class Seen(NamedTuple):
-    """An item, and how its triples were weighed."""
+class AttendedItem(NamedTuple):
+    """An item and the attention weights of its triples."""
 
     title: str
     picture: bytes
-    triples: tuple[str, ...]  # "property: value", as many as the model was given
-    weights: np.ndarray  # [H, triples], each head's sum to 1
+    triples: tuple[str, ...]  # "property: value", as many as fit the model's input
+    weights: np.ndarray  # [H, triples], each head sums to 1
 
 
-def attended(run: pathlib.Path, split: str) -> list[Seen]:
-    """What a pretrained K3M's aggregation weighs, of some of a split's products.
+def read_attention(run: pathlib.Path, split: str) -> list[AttendedItem]:
+    """Attention weights of a pretrained K3M for some products of a split.
 
-    Products are taken evenly from the split, among those with title, picture and a few triples.
+    Products are taken evenly from the split, among those with title, picture and enough triples.
 
     Raises:
-      UserError: no run, data that are not there any more, or none of such items.
+      UserError: no run, its data are gone, or no item qualifies.
     """
     meta = load_meta(run, "latest")
     settings = Settings.from_config(meta.settings)
     inputs = open_run_data(settings.data, meta, epath.Path(run))
-    records = chosen(inputs.shard_sets[0].source(split))
+    records = choose_records(inputs.shard_sets[0].source(split))
     if not records:
         raise UserError(f"no item of {split} has title, picture and {TRIPLES} triples")
     group = settings.objectives.group
@@ -58,82 +58,71 @@ def attended(run: pathlib.Path, split: str) -> list[Seen]:
     settings = dataclasses.replace(settings, evaluation=evaluation, mesh=Mesh(data=1))
     network = Network(inputs.resolve(settings))
     params, _ = load_params(run, "latest", network, make_mesh(settings.mesh))
-    (batch,) = embedding_batches(network.settings, [records], inputs.tokenizer)
+    views = list(map(ItemView.of, records))
+    (batch,) = inference_batches(network.settings, [views], inputs.tokenizer)
     product = jax.jit(network.product)(params, batch)
-    attention = np.asarray(product.triple_attention)
-    return [
-        Seen(
-            record["title"],
-            record["picture"],
-            told := _triples(batch, row, inputs.tokenizer),
-            attention[row, :, : len(told)],
-        )
-        for row, record in enumerate(records)
-    ]
+    items = []
+    for record, weights in zip(records, np.asarray(product.triple_attention), strict=False):
+        weights = weights[:, weights.any(0)]  # padding has none
+        triples = tuple(map(": ".join, record.triples))[: weights.shape[1]]
+        items.append(AttendedItem(record.title, record.picture, triples, weights))
+    return items
 
 
-def chosen(source: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Up to `PRODUCTS` items of as many products, evenly from the split."""
+def choose_records(source: Sequence[Record]) -> list[Record]:
+    """Up to `PRODUCTS` items of different products, evenly from the split."""
     found, products = [], set()
     for start in np.linspace(0, len(source), PRODUCTS, endpoint=False, dtype=int):
         for index in range(start, len(source)):
             record = source[index]
-            telling = record["title"] and record["picture"] and len(record["values"]) >= TRIPLES
-            if telling and record["product"] not in products:
+            qualifies = record.title and record.picture and len(record.triples) >= TRIPLES
+            if qualifies and record.product not in products:
                 found.append(record)
-                products.add(record["product"])
+                products.add(record.product)
                 break
     return found
 
 
-def draw_attention(seen: Sequence[Seen], path: pathlib.Path, told: str) -> Figure:
-    """Bars are means over heads; a line is where all triples would weigh the same.
+def draw_attention(items: Sequence[AttendedItem], path: pathlib.Path, source: str) -> Figure:
+    """Bars are means over heads; a line marks equal weights.
 
     Args:
-      seen: one item at least.
-      path: of the figure.
-      told: of which run and which products it is.
+      items: at least one.
+      path: of the figure, without suffix.
+      source: a sentence that names the run and the products.
     """
     with matplotlib.rc_context({**STYLE, "font.family": ["DejaVu Sans", *fonts()]}):
-        rows = -(-len(seen) // 2)
+        rows = -(-len(items) // 2)
         canvas = Canvas(figsize=(9.5, 2.7 * rows + 0.3), layout="constrained")
         axes = canvas.subplots(rows, 4, squeeze=False, width_ratios=(1, 1.2) * 2).reshape(-1, 2)
-        for (photo, bars), each in zip(axes, seen, strict=False):
+        for (photo, bars), each in zip(axes, items, strict=False):
             photo.imshow(pixels.decode(each.picture))
             photo.set_title("\n".join(textwrap.wrap(each.title, 22)[:4]), fontsize=8, loc="left")
             _draw_bars(bars, each)
-        for axis in [*axes[:, 0], *axes[len(seen) :, 1]]:
+        for axis in [*axes[:, 0], *axes[len(items) :, 1]]:
             axis.set_axis_off()
-        (alike,) = axes[0, 1].lines
+        (equal,) = axes[0, 1].lines
         place = {"loc": "outside lower center", "frameon": False, "fontsize": 9}
-        canvas.legend([alike], ["where all triples would weigh the same"], **place)
+        canvas.legend([equal], ["equal weights"], **place)
         path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")  # an emoji in a title
             canvas.savefig(f"{path}.png", dpi=140)
-    heads = len(seen[0].weights)
+    heads = len(items[0].weights)
     note = (
-        f"{told} Weights of the aggregation over an item's triples, mean over {heads} "
+        f"{source} Attention weights of an item's triples, mean over {heads} "
         f"head{'s' * (heads > 1)}."
     )
-    return Figure(path, "What the structure aggregation looks at", note)
+    return Figure(path, "Attention of the structure aggregation", note)
 
 
-def _draw_bars(axis: Axes, seen: Seen) -> None:
-    weights = 100 * seen.weights.mean(0)
+def _draw_bars(axis: Axes, item: AttendedItem) -> None:
+    weights = 100 * item.weights.mean(0)
     order = np.argsort(weights)
     axis.barh(range(len(order)), weights[order], color="#0072B2", height=0.7)
-    labels = [textwrap.shorten(seen.triples[i], 32, placeholder="…") for i in order]
+    labels = [textwrap.shorten(item.triples[i], 32, placeholder="…") for i in order]
     axis.set_yticks(range(len(order)), labels, fontsize=8)
     axis.axvline(100 / len(order), color=INK, linestyle=":", linewidth=1)
     axis.tick_params(axis="x", labelsize=8)
     axis.set_xlabel("weight (%)", fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def _triples(batch: Mapping[str, np.ndarray], row: int, tokenizer: Tokenizer) -> tuple[str, ...]:
-    """Those that the batch has room for, read back from its tokens."""
-    tokens = batch["knowledge_tokens"][row]
-    spans = zip(batch["property_spans"][row], batch["value_spans"][row], strict=True)
-    told = [": ".join(tokenizer.decode(tokens[slice(*span)]) for span in pair) for pair in spans]
-    return tuple(told[: int(batch["triple_mask"][row].sum())])

@@ -1,185 +1,136 @@
-"""The tables of a report: K3M beside baselines, floors and itself with a part changed."""
+"""The main tables of a report: K3M against baselines, trivial baselines and its own ablations."""
 
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple
 
 from k3m_jax.sweeps.grid import PRETRAINING, slug
 from k3m_jax.sweeps.report import naming
 from k3m_jax.sweeps.report.document import Column, Row, Table
-from k3m_jax.sweeps.report.naming import OURS
-from k3m_jax.sweeps.report.scores import Place, Score, Scores, average
-from k3m_jax.sweeps.results import COSTS
-from k3m_jax.tasks.trivial_baselines import BASELINES
+from k3m_jax.sweeps.report.naming import OURS, TRIVIAL_BASELINES
+from k3m_jax.sweeps.report.scores import Condition, MetricView, Score, Scores, average
 
-Line = Sequence[Score | None]  # of a model, by column
-LEAD, LEAD_ON_ALL = "K3M − best +PKG", "K3M − best baseline"
+Line = Sequence[Score | None]  # scores of a model, by column
+LEAD, LEAD_OVER_ALL = "K3M − best +PKG", "K3M − best baseline"
 GAIN = "+PKG − plain, mean over baselines with pictures"
 
 
-class MetricView(NamedTuple):
-    """One metric of a task on a level of data: what most tables are cut from."""
-
-    scores: Scores
-    data: str
-    task: str
-    metric: str
-    training: str = ""  # corruption of the fine-tuning items
-
-    @property
-    def name(self) -> str:
-        """Of the metric."""
-        return naming.metric_called(self.metric)
-
-    def compared(self, model: str) -> bool:
-        """Whether it stands in the task's own tables: a K3M that varies only where K3M does not."""
-        return not naming.is_ablation(model) or not self.places(naming.is_ours)
-
-    def places(self, wanted: Callable[[str], bool]) -> list[Place]:
-        """Those of the models that `wanted` is true of."""
-        own = (self.data, self.task, self.training)
-        return [
-            place
-            for place in self.scores.places
-            if (place.data, place.task, place.training) == own and wanted(place.model)
-        ]
-
-    def unmeasured(self) -> list[str]:
-        """Baselines that the results have elsewhere alone: no best here is a best of these."""
-        here = {place.model for place in self.places(naming.is_baseline)}
-        models = naming.models_in_order(place.model for place in self.scores.places)
-        return [m for m in models if naming.is_baseline(m) and m not in here]
-
-    def score(self, model: str, corruption: str) -> Score | None:
-        """None where there is none."""
-        place = Place(self.data, self.task, model, self.training, corruption)
-        return self.scores.score(place, self.metric)
-
-    def lines(
-        self, wanted: Callable[[str], bool], corruptions: Sequence[str]
-    ) -> dict[str, list[Score | None]]:
-        """Of each model, in order, its scores in some settings."""
-        models = naming.models_in_order(place.model for place in self.places(wanted))
-        return {m: [self.score(m, corruption) for corruption in corruptions] for m in models}
-
-
 def tasks(scores: Scores, data: str) -> list[str]:
-    """Those measured on a level of data."""
-    found = (place.task for place in scores.places if place.data == data)
+    """The downstream tasks measured on a level of data."""
+    found = (condition.task for condition in scores.conditions if condition.data == data)
     return [task for task in naming.tasks_in_order(found) if task != PRETRAINING]
 
 
 def metrics(scores: Scores, data: str, task: str) -> list[str]:
-    """Those of a task, its headline first."""
-    places = (p for p in scores.places if (p.data, p.task) == (data, task))
-    return naming.metrics_in_order(name for place in places for name in scores.metrics(place))
+    """The metrics of a task, its headline first."""
+    of_task = (c for c in scores.conditions if (c.data, c.task) == (data, task))
+    return naming.metrics_in_order(name for c in of_task for name in scores.metrics(c))
 
 
 def headlines(scores: Scores, data: str) -> list[MetricView]:
-    """The first metric of each task."""
+    """The headline metric of each task."""
     return [
         MetricView(scores, data, task, metrics(scores, data, task)[0])
         for task in tasks(scores, data)
     ]
 
 
-def comparison(measured: MetricView) -> Table:
-    """All models and floors, clean and in each setting at its highest rate."""
-    places = measured.places(measured.compared)
-    corruptions = naming.most_of_each(place.corruption for place in places)
+def comparison(view: MetricView) -> Table:
+    """All models and trivial baselines, clean and under each corruption at its highest rate."""
+    conditions = view.conditions(view.has_row)
+    corruptions = naming.highest_rates(condition.corruption for condition in conditions)
     return Table(
-        slug(measured.data, measured.task, measured.metric),
-        f"{measured.task.capitalize()}, {measured.name} (%)",
-        tuple(Column(naming.corruption_called(c)) for c in corruptions),
-        _with_differences(measured.lines(measured.compared, corruptions), range(len(corruptions))),
-        f"{_sampling(measured, places)} {_best_of(measured)}".strip(),
+        slug(view.data, view.task, view.metric),
+        f"{view.task.capitalize()}, {view.name} (%)",
+        tuple(Column(naming.corruption_name(c)) for c in corruptions),
+        _with_differences(view.lines(view.has_row, corruptions), range(len(corruptions))),
+        f"{_sampling_error(view, conditions)} {_excluded_from_best(view)}".strip(),
     )
 
 
 def summary(scores: Scores, data: Sequence[str]) -> Table:
-    """What all levels and tasks say in short."""
-    rows, lacking = [], {}
-    for measured in (each for level in data for each in headlines(scores, level)):
-        lines = measured.lines(naming.is_compared, ("", "TMR100", "TNR100"))
+    """K3M's score and leads at each task of each level of data."""
+    rows, missing = [], {}
+    for view in (each for level in data for each in headlines(scores, level)):
+        lines = view.lines(naming.is_main_model, ("", "TMR100", "TNR100"))
         if not lines:
-            continue  # of K3Ms that vary alone
+            continue  # only ablations were measured
         ours = lines[OURS][0] if OURS in lines else None
         leads = [lead(lines, column) for column in range(3)]
-        leads += [lead_on_all(lines, column) for column in range(3)]
+        leads += [lead_over_all(lines, column) for column in range(3)]
         gains = (knowledge_gain(lines, column) for column in (0, 2))
-        name = f"{measured.data}: {measured.task}, {measured.name}"
-        if lacks := _names(measured.unmeasured()):
-            lacking.setdefault(f"{lacks} at {measured.data}", []).append(measured.task)
+        name = f"{view.data}: {view.task}, {view.name}"
+        if models := _names(view.unmeasured_baselines()):
+            missing.setdefault(f"{models} at {view.data}", []).append(view.task)
         rows.append(Row(name, (ours, *leads, *gains)))
     columns = (
         Column("K3M, 0 %"),
         *(Column(f"{LEAD}, {c}", "points") for c in ("0 %", "TMR100", "TNR100")),
-        *(Column(f"{LEAD_ON_ALL}, {c}", "points") for c in ("0 %", "TMR100", "TNR100")),
+        *(Column(f"{LEAD_OVER_ALL}, {c}", "points") for c in ("0 %", "TMR100", "TNR100")),
         *(Column(f"+PKG − plain, {c}", "points") for c in ("0 %", "TNR100")),
     )
     note = (
-        "Differences in points, paired by seed. The best baseline of those measured at the task, "
-        "be it of those with +PKG that see pictures as K3M does or of all, text alone included, is "
-        "chosen anew for each number, which favours the baselines; +PKG − plain is the mean over "
-        "those that see pictures."
+        "Differences in points, paired by seed. The best baseline is chosen separately for each "
+        "number among those measured at the task, which favours the baselines: among those with "
+        "+PKG and pictures, which have all inputs of K3M, or among all, including text alone. "
+        "+PKG − plain is the mean over the baselines with pictures."
     )
-    if lacking:
-        told = (f"{models}: {', '.join(tasks)}" for models, tasks in lacking.items())
-        note += f" Not measured: {'; '.join(told)}."
+    if missing:
+        texts = (f"{models}: {', '.join(tasks)}" for models, tasks in missing.items())
+        note += f" Not measured: {'; '.join(texts)}."
     return Table("summary", "K3M, its lead, and what triples are worth", columns, (*rows,), note)
 
 
 def ablations(scores: Scores, data: str) -> tuple[Table, Table] | None:
-    """K3M with a part changed, and what that costs; None where nothing of it was measured."""
+    """Scores of the ablations and their differences from K3M; None if none was measured."""
     columns: list[tuple[MetricView, str]] = []
     models: list[str] = []
-    for measured in headlines(scores, data):
-        places = [p for p in measured.places(naming.is_ablation) if not measured.compared(p.model)]
-        models += [place.model for place in places]
-        corruptions = naming.most_of_each(place.corruption for place in places)
-        columns += [(measured, corruption) for corruption in corruptions]
+    for view in headlines(scores, data):
+        measured = [c for c in view.conditions(naming.is_ablation) if not view.has_row(c.model)]
+        models += [condition.model for condition in measured]
+        corruptions = naming.highest_rates(condition.corruption for condition in measured)
+        columns += [(view, corruption) for corruption in corruptions]
     if not models:
         return None
 
     def line(model: str) -> Line:
-        return [measured.score(model, corruption) for measured, corruption in columns]
+        return [view.score(model, corruption) for view, corruption in columns]
 
     ours = line(OURS)
     lines = {model: line(model) for model in naming.models_in_order(models)}
-    floors = {model: line(model) for model in BASELINES}
-    titles = [f"{each.name}, {naming.corruption_called(c)}" for each, c in columns]
+    trivial = {model: line(model) for model in TRIVIAL_BASELINES}
+    titles = [f"{each.name}, {naming.corruption_name(c)}" for each, c in columns]
     values = Table(
         slug(data, "ablations"),
-        "K3M with a part changed (%)",
+        "K3M with one part changed (%)",
         tuple(Column(title) for title in titles),
-        tuple(_row(*each) for each in {OURS: ours, **lines, **floors}.items() if any(each[1])),
+        tuple(_row(*each) for each in {OURS: ours, **lines, **trivial}.items() if any(each[1])),
     )
-    costs = Table(
+    differences = Table(
         slug(data, "ablations", "differences"),
-        "The same less K3M as it is (points)",
+        "Difference from K3M (points)",
         tuple(Column(title, "points") for title in titles),
         tuple(_row(model, [*map(_minus, line, ours)]) for model, line in lines.items()),
-        "Below 0, what was changed is worth having. Paired by seed.",
+        "Below 0, K3M without the change is better. Paired by seed.",
     )
-    return values, costs
+    return values, differences
 
 
-def spoilt_training(scores: Scores, data: str) -> list[Table]:
-    """A table for each task and each corruption that fine-tuning items had, too."""
-    found = dict.fromkeys((p.task, p.training) for p in scores.places if p.data == data)
+def corrupted_training(scores: Scores, data: str) -> list[Table]:
+    """A table for each task and each corruption of its fine-tuning items."""
+    found = dict.fromkeys((c.task, c.training) for c in scores.conditions if c.data == data)
     return [
-        _spoilt_training(measured, training)
-        for measured in headlines(scores, data)
+        _corrupted_training(view, training)
+        for view in headlines(scores, data)
         for task, training in found
-        if training and task == measured.task
+        if training and task == view.task
     ]
 
 
-def _spoilt_training(clean: MetricView, training: str) -> Table:
+def _corrupted_training(clean: MetricView, training: str) -> Table:
     corrupt = clean._replace(training=training)
-    places = corrupt.places(corrupt.compared)
-    corruptions = sorted({p.corruption for p in places}, key=naming.split_corruption)
-    before = clean.lines(corrupt.compared, corruptions)
+    measured = corrupt.conditions(corrupt.has_row)
+    corruptions = sorted({c.corruption for c in measured}, key=naming.split_corruption)
+    before = clean.lines(corrupt.has_row, corruptions)
     nothing = [None] * len(corruptions)
     lines = {
         model: [
@@ -187,87 +138,60 @@ def _spoilt_training(clean: MetricView, training: str) -> Table:
             for now, then in zip(line, before.get(model, nothing), strict=True)
             for score in (now, _minus(now, then))
         ]
-        for model, line in corrupt.lines(corrupt.compared, corruptions).items()
+        for model, line in corrupt.lines(corrupt.has_row, corruptions).items()
     }
     columns: list[Column] = []
-    for name in map(naming.corruption_called, corruptions):
-        columns += [Column(name), Column(f"{name}, gained", "points")]
+    for name in map(naming.corruption_name, corruptions):
+        columns += [Column(name), Column(f"{name}, gain", "points")]
     return Table(
         slug(clean.data, clean.task, "trained-on", training),
         f"{clean.task.capitalize()}, {clean.name} (%), fine-tuned on {training} items",
         tuple(columns),
         _with_differences(lines, range(0, len(columns), 2)),
-        "Gained: points more than after fine-tuning on items as they are, paired by seed. "
-        f"{_best_of(corrupt)}".strip(),
-    )
-
-
-def cost(scores: Scores, data: str) -> Table:
-    """What pretraining one model takes."""
-    measured = MetricView(scores, data, PRETRAINING, "")
-    models = naming.models_in_order(p.model for p in measured.places(lambda _: True))
-    lines = {
-        m: [scores.cost(Place(data, PRETRAINING, m, "", ""), name) for name in COSTS]
-        for m in models
-    }
-    flops = {model: line[COSTS.index("flops")] for model, line in lines.items()}
-    for model, line in lines.items():
-        both = flops.get(OURS) and flops[model]
-        line.append(Score(flops[model].mean / flops[OURS].mean) if both else None)
-    columns = (
-        Column("parameters", "count"),
-        Column("FLOPs", "flops"),
-        Column("seconds", "count"),
-        Column("FLOPs, % of K3M's"),
-    )
-    return Table(
-        slug(data, PRETRAINING, "cost"),
-        "Pretraining of one model",
-        columns,
-        tuple(_row(model, line) for model, line in lines.items()),
-        "FLOPs by formula; seconds on the clock, as the machine was, whatever else ran on it.",
+        "Gain: difference in points from fine-tuning on clean items, paired by seed. "
+        f"{_excluded_from_best(corrupt)}".strip(),
     )
 
 
 def lead(
     lines: Mapping[str, Line],
     column: int,
-    rivals: Callable[[str], bool] = naming.is_equal_input_baseline,
+    select: Callable[[str], bool] = naming.is_equal_input_baseline,
 ) -> Score | None:
-    """K3M less the best of its rivals."""
-    best = best_rival(lines, column, rivals)
+    """K3M minus the best of the selected baselines."""
+    best = best_baseline(lines, column, select)
     return _minus(lines[OURS][column], lines[best][column]) if best else None
 
 
-def lead_on_all(lines: Mapping[str, Line], column: int) -> Score | None:
-    """The same of all baselines: triples as text, or pictures, may cost more than they tell."""
+def lead_over_all(lines: Mapping[str, Line], column: int) -> Score | None:
+    """K3M minus the best of all baselines, which need not have all inputs."""
     return lead(lines, column, naming.is_baseline)
 
 
-def best_rival(
+def best_baseline(
     lines: Mapping[str, Line],
     column: int,
-    rivals: Callable[[str], bool] = naming.is_equal_input_baseline,
+    select: Callable[[str], bool] = naming.is_equal_input_baseline,
 ) -> str | None:
-    """Judged by the seeds that K3M has been measured with too; None where there are none."""
+    """The best on the seeds that it shares with K3M; None if there is none."""
     ours = lines[OURS][column] if OURS in lines else None
     leads = {
         model: difference.mean
         for model, line in lines.items()
-        if rivals(model) and (difference := _minus(ours, line[column]))
+        if select(model) and (difference := _minus(ours, line[column]))
     }
     return min(leads, key=leads.get, default=None)
 
 
 def knowledge_gain(lines: Mapping[str, Line], column: int) -> Score | None:
-    """What the triples as text are worth to a baseline: the mean over those that see pictures.
+    """What a baseline gains from triples as text: the mean over those with pictures.
 
-    To text alone they are worth more than to these, and would stand for all.
+    Text-only baselines gain more than these and would dominate the mean.
     """
     gains = [
         gain
         for model, line in lines.items()
-        if model not in naming.TEXT_ALONE
+        if model not in naming.TEXT_ONLY
         and (other := lines.get(naming.with_knowledge(model)))
         and (gain := _minus(other[column], line[column]))
     ]
@@ -275,25 +199,25 @@ def knowledge_gain(lines: Mapping[str, Line], column: int) -> Score | None:
 
 
 def _with_differences(lines: Mapping[str, Line], columns: Collection[int]) -> tuple[Row, ...]:
-    """The models, what lies between them in some of the columns, the floors."""
+    """The models, their differences in some of the columns, the trivial baselines."""
     width = len(next(iter(lines.values()), ()))
-    best = {column: best_rival(lines, column) for column in columns}
+    best = {column: best_baseline(lines, column) for column in columns}
     rows = [
         _row(model, line, frozenset(c for c in best if best[c] == model))
         for model, line in lines.items()
     ]
     differences = [
         Row(name, tuple(of(lines, c) if c in columns else None for c in range(width)), "difference")
-        for name, of in ((LEAD, lead), (LEAD_ON_ALL, lead_on_all), (GAIN, knowledge_gain))
+        for name, of in ((LEAD, lead), (LEAD_OVER_ALL, lead_over_all), (GAIN, knowledge_gain))
     ]
-    floors = [row for row in rows if row.kind == "floor"]
-    models = [row for row in rows if row.kind != "floor"]
-    return (*models, *(row for row in differences if any(row.cells)), *floors)
+    trivial = [row for row in rows if row.kind == "trivial"]
+    models = [row for row in rows if row.kind != "trivial"]
+    return (*models, *(row for row in differences if any(row.cells)), *trivial)
 
 
 def _row(model: str, line: Line, best: frozenset[int] = frozenset()) -> Row:
-    kind = "ours" if model == OURS else "floor" if naming.is_floor(model) else ""
-    return Row(naming.called(model), tuple(line), kind, best)
+    kind = "ours" if model == OURS else "trivial" if naming.is_trivial_baseline(model) else ""
+    return Row(naming.model_name(model), tuple(line), kind, best)
 
 
 def _minus(a: Score | None, b: Score | None) -> Score | None:
@@ -301,28 +225,28 @@ def _minus(a: Score | None, b: Score | None) -> Score | None:
 
 
 def _names(models: Sequence[str]) -> str:
-    return ", ".join(map(naming.called, models))
+    return ", ".join(map(naming.model_name, models))
 
 
-def _best_of(measured: MetricView) -> str:
-    """Which baselines no best is of, where K3M is held beside any."""
-    lacking = _names(measured.unmeasured())
-    compared = measured.places(naming.is_ours) and measured.places(naming.is_baseline)
-    return f"The best is of those measured here: not {lacking}." if lacking and compared else ""
+def _excluded_from_best(view: MetricView) -> str:
+    """Which baselines "best" does not include, where K3M is compared with any."""
+    missing = _names(view.unmeasured_baselines())
+    compared = view.conditions(naming.is_ours) and view.conditions(naming.is_baseline)
+    return f"Not measured here, so never the best: {missing}." if missing and compared else ""
 
 
-def _sampling(measured: MetricView, places: Sequence[Place]) -> str:
-    """How far off a single number may be because of the products that were asked about."""
-    scores = measured.scores
-    widths = [width for p in places for width in scores.interval_widths(p, measured.metric)]
+def _sampling_error(view: MetricView, conditions: Sequence[Condition]) -> str:
+    """Sample sizes, and how uncertain a single number is because of the choice of products."""
+    scores = view.scores
+    widths = [width for c in conditions for width in scores.interval_widths(c, view.metric)]
     if not widths:
         return ""
-    asked = [*scores.asked(places).values()]
-    alike = len(set(asked)) == 1
-    counts = zip(*(asked[:1] if alike else asked), strict=True)
+    sizes = [*scores.sample_sizes(conditions).values()]
+    equal = len(set(sizes)) == 1
+    counts = zip(*(sizes[:1] if equal else sizes), strict=True)
     examples, products = (" / ".join(f"{count:,}" for count in by_seed) for by_seed in counts)
     return (
-        f"{examples} examples of {products} products{'' if alike else ', seed by seed'}. The 95 % "
-        f"interval of one model of one seed reaches ± {50 * statistics.median(widths):.1f} points "
-        "(bootstrap over products, median of the cells)."
+        f"{examples} examples of {products} products{'' if equal else ', seed by seed'}. The 95 % "
+        f"interval of one model of one seed is ± {50 * statistics.median(widths):.1f} points "
+        "(bootstrap over products, median over the table)."
     )

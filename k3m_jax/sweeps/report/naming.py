@@ -1,13 +1,13 @@
-"""What models, tasks, metrics and settings are called, their order, and what part they play.
+"""Display names of models, tasks, metrics and corruptions, their order, and each model's role.
 
-A name that is not here is shown as the file has it, behind those that are.
+A name that is not listed here is shown as it is in the results, after those that are.
 """
 
 import typing
 from collections.abc import Iterable
 
 from k3m_jax.settings import Corruption
-from k3m_jax.tasks.trivial_baselines import BASELINES
+from k3m_jax.tasks.trivial_baselines import BASELINES as TRIVIAL_BASELINES
 
 OURS = "k3m"
 MODELS = {
@@ -30,7 +30,7 @@ MODELS = {
     "k3m_minilm": "K3M, text from MiniLM",
     "k3m_minilm_size": "K3M, text of MiniLM's size",
 }
-TEXT_ALONE = ("bert", "bert_pkg")
+TEXT_ONLY = ("bert", "bert_pkg")
 TASKS = ("classification", "alignment", "questions")
 METRICS = {
     "accuracy": "accuracy",
@@ -45,39 +45,39 @@ METRICS = {
     "completion_hits@5": "completion Hits@5",
     "completion_hits@10": "completion Hits@10",
 }
-# Of a task's metrics those with a figure and an open table: the first one is its headline, Rank@10
-# is what the paper's Table 2 has, and AUC needs no threshold, which corruption may displace.
+# Metrics with a figure and an open table. A task's first metric is its headline; Rank@10 is what
+# the paper's Table 2 reports; AUC has no threshold that corruption could make unsuitable.
 SHOWN = ("accuracy", "f1", "auc", "auc_within_catalogue", "rank@1", "rank@10")
 SETTINGS = typing.get_args(Corruption.__annotations__["setting"])
 
 
-def is_floor(model: str) -> bool:
-    """Whether it is no model, but what the task gives without any."""
-    return model in BASELINES
+def is_trivial_baseline(model: str) -> bool:
+    """Whether it is a predictor that the task provides without any model."""
+    return model in TRIVIAL_BASELINES
 
 
 def is_ours(model: str) -> bool:
-    """Whether it is K3M as it is."""
+    """Whether it is K3M itself."""
     return model == OURS
 
 
 def is_ablation(model: str) -> bool:
-    """Whether it is K3M with a part changed."""
+    """Whether it is K3M with one part changed."""
     return model.startswith(f"{OURS}_")
 
 
-def is_compared(model: str) -> bool:
+def is_main_model(model: str) -> bool:
     """Whether it is K3M or a baseline."""
-    return not is_floor(model) and not is_ablation(model)
+    return not is_trivial_baseline(model) and not is_ablation(model)
 
 
 def is_baseline(model: str) -> bool:
-    """Whether it is a model beside which K3M is held."""
-    return is_compared(model) and model != OURS
+    """Whether it is a model that K3M is compared with."""
+    return is_main_model(model) and model != OURS
 
 
 def with_knowledge(model: str) -> str:
-    """What a baseline is called where it reads the triples as text."""
+    """Name of the variant of a baseline that reads the triples as text."""
     return f"{model}_pkg"
 
 
@@ -87,58 +87,58 @@ def reads_knowledge(model: str) -> bool:
 
 
 def is_equal_input_baseline(model: str) -> bool:
-    """Whether it is a baseline that is given all that K3M is: titles, pictures and triples."""
-    return reads_knowledge(model) and model not in TEXT_ALONE
+    """Whether it is a baseline with all inputs of K3M: titles, pictures and triples."""
+    return reads_knowledge(model) and model not in TEXT_ONLY
 
 
-def called(model: str) -> str:
-    """A model's name for people."""
+def model_name(model: str) -> str:
+    """A model's name for readers."""
     return MODELS.get(model, model)
 
 
-def metric_called(metric: str) -> str:
-    """A metric's name for people."""
+def metric_name(metric: str) -> str:
+    """A metric's name for readers."""
     return METRICS.get(metric, metric)
 
 
+def corruption_name(corruption: str) -> str:
+    """A column's name."""
+    return corruption or "0 %"
+
+
 def models_in_order(names: Iterable[str]) -> list[str]:
-    """K3M, baselines, what is not known, ablations; floors last."""
-    return _in_order(names, [m for m in MODELS if is_compared(m)], [*MODELS, *BASELINES])
+    """K3M, baselines, unknown names, ablations; trivial baselines last."""
+    return _in_order(names, [m for m in MODELS if is_main_model(m)], [*MODELS, *TRIVIAL_BASELINES])
 
 
 def tasks_in_order(names: Iterable[str]) -> list[str]:
-    """As the documentation has them."""
+    """In the documentation's order."""
     return _in_order(names, TASKS)
 
 
 def metrics_in_order(names: Iterable[str]) -> list[str]:
-    """The headline first."""
+    """The headline metric first."""
     return _in_order(names, METRICS)
 
 
 def split_corruption(corruption: str) -> tuple[str, int]:
-    """Setting and per cent; ("", 0) of none."""
+    """Setting and per cent; ("", 0) for no corruption."""
     if not corruption:
         return "", 0
     parsed = Corruption.parse(corruption)
     return parsed.setting, round(100 * parsed.rate)
 
 
-def most_of_each(corruptions: Iterable[str]) -> list[str]:
-    """None, and each setting at its highest rate, in the protocol's order."""
+def highest_rates(corruptions: Iterable[str]) -> list[str]:
+    """No corruption, and each setting at its highest rate, in the protocol's order."""
     highest: dict[str, int] = {}
     for setting, rate in map(split_corruption, corruptions):
         highest[setting] = max(rate, highest.get(setting, 0))
     return [f"{s}{highest[s]}" if s else "" for s in ("", *SETTINGS) if s in highest]
 
 
-def corruption_called(corruption: str) -> str:
-    """A column's name."""
-    return corruption or "0 %"
-
-
 def _in_order(names: Iterable[str], first: Iterable[str], last: Iterable[str] = ()) -> list[str]:
-    """Those of `first`, then what is in neither, then those of `last`, each in its order."""
+    """Those in `first`, then those in neither, then those in `last`, each in its order."""
     given, first = list(dict.fromkeys(names)), list(first)
     last = [name for name in last if name not in first]
     known = {*first, *last}

@@ -1,4 +1,4 @@
-"""Puts a report together and writes it as Markdown, JSON, figures and a page."""
+"""Assembles a report and writes it as Markdown, JSON, figures and an HTML page."""
 
 import json
 import pathlib
@@ -7,21 +7,20 @@ from typing import Any, NamedTuple
 
 from k3m_jax.settings import UserError
 from k3m_jax.sweeps.grid import PRETRAINING
-from k3m_jax.sweeps.report import attention, comparisons, figures, markdown, naming, page, paper
-from k3m_jax.sweeps.report.comparisons import MetricView
-from k3m_jax.sweeps.report.coverage import coverage
+from k3m_jax.sweeps.report import attention, comparisons, figures, naming, tables
 from k3m_jax.sweeps.report.document import Block, Section, Table
-from k3m_jax.sweeps.report.scores import Scores, read_scores
+from k3m_jax.sweeps.report.rendering import render_html, render_markdown
+from k3m_jax.sweeps.report.scores import MetricView, Scores, read_scores
 from k3m_jax.sweeps.results import RESULTS
 
 FIGURES = "figures"
 
 
 class Written(NamedTuple):
-    """What was written."""
+    """What `write_report` wrote."""
 
     files: list[pathlib.Path]
-    told: str  # how much of the grid there is
+    progress: str  # how much of the grid is measured
 
 
 def write_report(workdir: pathlib.Path, output: pathlib.Path, split: str) -> Written:
@@ -29,27 +28,29 @@ def write_report(workdir: pathlib.Path, output: pathlib.Path, split: str) -> Wri
 
     Args:
       workdir: of the grid.
-      output: folder to write into, made if need be.
-      split: whose products' attention over triples is drawn.
+      output: folder to write into, created if necessary.
+      split: whose products the attention figure shows.
 
     Raises:
-      UserError: what `read_scores` says of the results.
+      UserError: see `read_scores`.
     """
     scores = read_scores(workdir / RESULTS)
     output.mkdir(parents=True, exist_ok=True)
-    data = list(dict.fromkeys(place.data for place in scores.places))
-    counted = {level: coverage(scores, level) for level in data}
-    told = _told(scores, sum(c[1] for c in counted.values()), sum(c[2] for c in counted.values()))
+    data = list(dict.fromkeys(condition.data for condition in scores.conditions))
+    counts = {level: tables.coverage(scores, level) for level in data}
+    progress = _progress(
+        scores, sum(c[1] for c in counts.values()), sum(c[2] for c in counts.values())
+    )
     report = Section(
-        "K3M beside its baselines",
+        "K3M against its baselines",
         (
-            told,
-            Section("In short", (comparisons.summary(scores, data), *_READING)),
+            progress,
+            Section("Summary", (comparisons.summary(scores, data), *_READING)),
             *(
-                Section(level, tuple(_level(scores, level, counted[level][0], output / FIGURES)))
+                Section(level, tuple(_level(scores, level, counts[level][0], output / FIGURES)))
                 for level in data
             ),
-            Section("The paper's own numbers", (f"{paper.CITED}.", *paper.paper_tables())),
+            Section("The paper's own numbers", (f"{tables.CITATION}.", *tables.paper_tables())),
             Section(
                 "Attention over triples",
                 (_attention(workdir, split, output / FIGURES / "attention"),),
@@ -57,90 +58,87 @@ def write_report(workdir: pathlib.Path, output: pathlib.Path, split: str) -> Wri
         ),
     )
     texts = {
-        "index.html": page.render(report),
-        "report.md": markdown.render(report, output),
-        "report.json": json.dumps(as_json(scores, report, told), indent=1, ensure_ascii=False),
+        "index.html": render_html(report),
+        "report.md": render_markdown(report, output),
+        "report.json": json.dumps(as_json(scores, report, progress), indent=1, ensure_ascii=False),
     }
     for name, text in texts.items():
         (output / name).write_text(text, encoding="utf-8")
     drawn = sorted((output / FIGURES).glob("*"))
-    return Written([*(output / name for name in texts), *drawn], told)
+    return Written([*(output / name for name in texts), *drawn], progress)
 
 
-def as_json(scores: Scores, report: Section, told: str) -> dict[str, Any]:
+def as_json(scores: Scores, report: Section, progress: str) -> dict[str, Any]:
     """All scores and all tables, unrounded."""
     found = [
-        {**place._asdict(), "metric": metric, **score.json()}
-        for place in scores.places
-        for metric in scores.metrics(place)
-        if (score := scores.score(place, metric))
+        {**condition._asdict(), "metric": metric, **score.json()}
+        for condition in scores.conditions
+        for metric in scores.metrics(condition)
+        if (score := scores.score(condition, metric))
     ]
-    return {"told": told, "scores": found, "tables": [t.json() for t in report.tables()]}
+    return {"progress": progress, "scores": found, "tables": [t.json() for t in report.tables()]}
 
 
 _READING = (
-    "Numbers are per cent, mean ± standard deviation over seeds; where a cell has fewer seeds than "
-    "others of its table, it says how many (n). A single seed has its 95 % interval over products "
-    "in the place of a spread; a difference of a single seed has neither, and says n=1. K3M's row "
-    "stands out, and so does in each column the best baseline that is given all that K3M is (+PKG, "
-    "with pictures); – is not measured, or not defined. Floors know no model: the majority, naive "
-    "Bayes on the title's words, the nearest picture.",
-    "TMR, IMR, MMR: title, picture, one of both is missing. TNR, INR, TINR, MNR: title, picture, "
-    "both, one or both are another product's. KMR, KNR: triples are missing, another product's. "
-    "The number behind is how many per cent of the items are so.",
+    "Numbers are per cent, mean ± standard deviation over seeds; a cell with fewer seeds than "
+    "others of its table shows how many (n). A single seed has its 95 % interval over products "
+    "instead of a spread; a difference of a single seed has neither, and shows n=1. K3M's row is "
+    "highlighted, and so is the best baseline with all inputs of K3M (+PKG, with pictures) in each "
+    "column; – means not measured or not defined. Trivial baselines use no model: the majority, "
+    "naive Bayes on the title's words, the nearest picture.",
+    "TMR, IMR, MMR: the title, the picture, one of both is missing. TNR, INR, TINR, MNR: the "
+    "title, the picture, both, one or both are another product's. KMR, KNR: the triples are "
+    "missing, another product's. The number that follows is the percentage of corrupt items.",
 )
 
 
-def _level(scores: Scores, data: str, counted: Table, folder: pathlib.Path) -> Iterator[Section]:
-    """A section for each task, for ablations, corruption in training, cost and coverage."""
+def _level(scores: Scores, data: str, counts: Table, folder: pathlib.Path) -> Iterator[Section]:
+    """Sections for each task, for ablations, corruption in training, cost and coverage."""
     for task in comparisons.tasks(scores, data):
         yield Section(task.capitalize(), tuple(_task(scores, data, task, folder)))
-    if tables := comparisons.ablations(scores, data):
-        drawn = figures.draw_ablations(tables[1], folder)
-        yield Section("Ablations", (drawn, *tables))
-    if tables := comparisons.spoilt_training(scores, data):
-        yield Section("Corruption in training too", tuple(tables))
-    yield Section("Cost", (comparisons.cost(scores, data),))
+    if found := comparisons.ablations(scores, data):
+        yield Section("Ablations", (figures.draw_ablations(found[1], folder), *found))
+    if found := comparisons.corrupted_training(scores, data):
+        yield Section("Corruption in training too", tuple(found))
+    yield Section("Cost", (tables.cost(scores, data),))
     note = (
-        "Inferred from what is there: models of a kind are measured in the same settings, with the "
-        "same seeds. The results do not tell of what has not begun: a model, its tasks, its seeds."
+        "Inferred from the results: models of a kind are measured under the same corruptions, with "
+        "the same seeds. A model, task or seed without any result is not counted."
     )
-    yield Section("How much of the grid is there", (counted, note), folded=True)
+    yield Section("How much of the grid is measured", (counts, note), folded=True)
 
 
 def _task(scores: Scores, data: str, task: str, folder: pathlib.Path) -> Iterator[Block]:
     metrics = comparisons.metrics(scores, data, task)
     shown = [m for m in metrics if m in naming.SHOWN] or metrics[:1]
-    for measured in (MetricView(scores, data, task, metric) for metric in shown):
-        yield comparisons.comparison(measured)
-        if drawn := figures.draw_course(measured, folder):
+    views = {metric: MetricView(scores, data, task, metric) for metric in metrics}
+    for metric in shown:
+        yield comparisons.comparison(views[metric])
+        if drawn := figures.draw_rate_curves(views[metric], folder):
             yield drawn
-    if rest := [
-        MetricView(scores, data, task, metric) for metric in metrics if metric not in shown
-    ]:
-        tables = tuple(map(comparisons.comparison, rest))
-        yield Section(f"Further metrics of {task}", tables, folded=True)
+    if rest := [view for metric, view in views.items() if metric not in shown]:
+        further = tuple(map(comparisons.comparison, rest))
+        yield Section(f"Further metrics of {task}", further, folded=True)
 
 
 def _attention(workdir: pathlib.Path, split: str, path: pathlib.Path) -> Block:
-    """A figure of the first run that there is, or why there is none."""
-    why = "no pretrained K3M of the grid lies beside its results"
+    """A figure of the first usable run, or the reason why there is none."""
+    reason = "no pretrained K3M of the grid is next to its results"
     for run in sorted((workdir / "runs").glob(f"*/{naming.OURS}/*/{PRETRAINING}")):
         try:
-            seen = attention.attended(run, split)
+            items = attention.read_attention(run, split)
         except UserError as error:
-            why = str(error)
+            reason = str(error)
         else:
-            told = f"Of the run {run.relative_to(workdir)}, on products of the split {split}."
-            return attention.draw_attention(seen, path, told)
-    return f"Left out: {why}."
+            source = f"From the run {run.relative_to(workdir)}, products of the split {split}."
+            return attention.draw_attention(items, path, source)
+    return f"Left out: {reason}."
 
 
-def _told(scores: Scores, measured: int, wanted: int) -> str:
-    seeds = {seed for place in scores.places for seed in scores.seeds(place)}
-    share = f"All {wanted:,}" if measured == wanted else f"{measured:,} of {wanted:,}"
-    told = f"{share} cells of what has begun are measured, "
-    told += f"with {len(seeds)} seed{'s' * (len(seeds) > 1)}."
-    if scores.cut_short:
-        told += f" Lines of the results that were cut short, and left out: {scores.cut_short}."
-    return told
+def _progress(scores: Scores, measured: int, expected: int) -> str:
+    seeds = {seed for condition in scores.conditions for seed in scores.seeds(condition)}
+    share = f"All {expected:,}" if measured == expected else f"{measured:,} of {expected:,}"
+    text = f"{share} expected trials are measured, with {len(seeds)} seed{'s' * (len(seeds) > 1)}."
+    if scores.truncated:
+        text += f" Truncated lines of the results, left out: {scores.truncated}."
+    return text
