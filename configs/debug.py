@@ -25,7 +25,7 @@ def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
-    """What a file's `:name` asks for; raises UserError for another name."""
+    """Applies a file's `:name`; raises UserError for another name."""
     if name not in ("", "debug"):
         raise UserError(f"--config: there is no variant {name!r}, only 'debug'")
     return shrink(config) if name else config

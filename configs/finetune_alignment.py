@@ -1,4 +1,4 @@
-"""Fine-tuning to tell whether two items are one product; two rows of a batch are a pair."""
+"""Fine-tuning to decide whether two items are one product: two rows of a batch are a pair."""
 
 import ml_collections
 

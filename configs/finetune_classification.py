@@ -1,4 +1,4 @@
-"""Fine-tuning to tell the category of items; the base of the other tasks' files."""
+"""Fine-tuning to predict the category of items; the base of the other tasks' files."""
 
 import ml_collections
 
@@ -9,7 +9,7 @@ from k3m_jax.settings import default_config
 def get_config(name: str = "") -> ml_collections.ConfigDict:
     config = default_config()
     config.task.name = "classification"
-    # Nothing is masked and nothing asked but what the task asks.
+    # Nothing is masked: the task alone has prediction targets.
     config.objectives.mlm.rate = 0.0
     config.objectives.mom.rate = 0.0
     config.objectives.lpm.update(negative_values=0, negative_items=0)

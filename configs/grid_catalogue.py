@@ -1,10 +1,10 @@
 """The comparison of K3M with its baselines on the embedded catalogue: a grid for launch.sweep.
 
-No model has a setting of its own but its sizes (configs/baselines.py): steps, batch, learning
-rates and seeds are the same for all. They and the products were fixed before the first comparison
-was run; the long tasks, questions learned from corrupt items, training on items that all lack their
-titles, and the variants were added after it, to find out why it came out as it did: `:wide`, models
-of twice the width, and `:longer` and `:longest`, of three and nine times the steps of pretraining.
+Models differ only in their sizes (configs/baselines.py): steps, batch, learning rates and seeds are
+the same for all. They and the products were fixed before the first comparison was run; the long
+tasks, questions trained on corrupt items, training on items without titles, and the variants were
+added afterwards, to explain its results: `:wide` has models of twice the width, `:longer` and
+`:longest` have three and nine times the steps of pretraining.
 """
 
 import itertools
@@ -60,12 +60,12 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
         tasks[task].optimizer.learning_rate = rate
         tasks[task].training.steps = steps
     compared_at = tuple(tasks)
-    # Are differences those of models that have not learned enough yet?
+    # Do the differences persist in models that are trained for longer?
     for task, steps in (("classification", 1000), ("questions", 1200)):
         tasks[f"long {task}"] = tasks[task].copy_and_resolve_references()
         tasks[f"long {task}"].training.steps = steps
     for config in (*models.values(), *tasks.values()):
-        # Nothing is chosen by what is held out: the last step is measured.
+        # The last step is measured; nothing is selected on held-out products.
         config.training.update(eval_every=0, checkpoint_every=100, keep=1)
     corrupt = tuple(f"{setting}{rate}" for setting, rate in itertools.product(SETTINGS, RATES))
     at_worst = tuple(f"{setting}100" for setting in SETTINGS)
@@ -79,7 +79,7 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
             "split": "test",
             "seeds": (0, 1, 2),
             "data": {
-                # How often modalities repeat each other decides what one of them can lack.
+                # The more modalities repeat each other, the less a missing one matters.
                 "overlap 20 %": {"products": 2000, "overlap": 0.2},
                 "overlap 60 %": {"products": 2000, "overlap": 0.6},
             },
@@ -109,8 +109,8 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
                     "tasks": ("long classification",),
                     "corruptions": at_worst,
                 },
-                # Whether a lead in questions outlasts what changed classification: beside the best
-                # that sees pictures and the best that does not.
+                # Does a lead in questions persist after longer fine-tuning, as it does not in
+                # classification? Against the best baseline with pictures and the best without.
                 {
                     **one_level,
                     "seeds": (2,),
@@ -126,7 +126,7 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
                     "corruptions": ("MNR50", "MNR100", "TMR100", "TNR100"),
                     "training": "MNR50",
                 },
-                # As where a whole data set is corrupt, what is learned from too.
+                # A whole data set is corrupt, including the training items.
                 *(
                     {
                         **one_level,
@@ -147,12 +147,12 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
 
 
 def _varied(grid: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
-    """What decides, once: K3M beside the best in questions, with pictures and without."""
+    """The decisive trials of one seed: K3M and the best in questions, with pictures and without."""
     grid.models = {each: grid.models[each] for each in ("k3m", "vlbert_pkg", "bert_pkg")}
     if name == "wide":
         for config in grid.models.values():
             _widen(config)
-        grid.models.vlbert_pkg.model.text.width = 176  # at 160 it would cost 13 % less than K3M
+        grid.models.vlbert_pkg.model.text.width = 176  # 160 would cost 13 % less than K3M
     else:
         for config in grid.models.values():
             config.training.steps *= TIMES_THE_STEPS[name]
@@ -161,7 +161,7 @@ def _varied(grid: ml_collections.ConfigDict, name: str) -> ml_collections.Config
     grid.tasks = {each: grid.tasks[each] for each in ("questions", "long classification")}
     grid.parts = (
         {"corruptions": tuple(f"{setting}100" for setting in SETTINGS)},
-        # From how many wrong titles on a lead begins.
+        # The share of wrong titles at which a lead begins.
         {"tasks": ("questions",), "corruptions": ("TNR20", "TNR50")},
     )
     return grid
@@ -175,12 +175,12 @@ def _widen(config: ml_collections.ConfigDict) -> None:
     }.items():
         for each in widths:
             config.model[part][each] *= 2
-    # A step of Adam changes each weight by as much, and twice as many add up.
+    # Adam changes each weight by the same amount whatever the width, and twice as many add up.
     config.optimizer.learning_rate /= 2
 
 
 def _tiny(grid: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Seconds instead of hours: that all parts work."""
+    """Seconds instead of hours, to check that everything runs."""
     for config in (*grid.models.values(), *grid.tasks.values()):
         debug.shrink(config)
         config.training.update(steps=4, eval_every=0, checkpoint_every=4, keep=1)

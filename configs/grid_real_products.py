@@ -2,10 +2,10 @@
 
   python -m launch.sweep --workdir=runs/real --grid=configs/grid_real_products.py:CATALOGUE[,MINILM]
 
-CATALOGUE is a folder of these products (docs/results.md). They are cut into five parts, and each of
-three seeds learns from four of them and is measured on a part of its own. MINILM is a folder of
-imported weights (docs/weights.md): a K3M whose text encoder begins with them, and one of its size
-that begins at random.
+CATALOGUE is a folder of these products (docs/results.md). They are cut into five folds, and each of
+three seeds holds out another fold for measurement. MINILM is a folder of imported weights
+(docs/weights.md): it adds a K3M whose text encoder starts from them, and one of the same size that
+starts from random weights.
 """
 
 import ml_collections
@@ -21,17 +21,17 @@ from configs import (
 from k3m_jax.settings import UserError
 
 BASELINES = tuple(name for name in baselines.SIZES if name != "bert")
-# More triples are read here than of the embedded catalogue, and the sizes of `configs/baselines.py`
-# would be 14 % cheaper than K3M, and 13 and 14 % dearer.
+# Items have more triples here than in the embedded catalogue, so that with the sizes of
+# `configs/baselines.py` these three would cost 14 % less, 13 % more and 14 % more than K3M.
 SIZES = {
     "bert_pkg": {"text": {"width": 120}},
     "vilbert": {"image": {"mlp": 256}},
     "lxmert_pkg": {"text": {"mlp": 64}, "interactor": {"text_mlp": 64}},
 }
-# Titles name the class outright, and so do these properties.
+# These properties, like titles, name the class.
 SHOPS_HIDE = ("style", "use")
-# A grocery has a class to itself as often as not, of which nothing is learned where it is held out:
-# its department is asked for. Nutrition, net content and flavour would tell the product.
+# About half of the groceries are alone in their class, which can't be learned when they are held
+# out: the label is the department. Nutrition, net content and flavour would identify the product.
 GROCERIES_HIDE = (
     *("net content", "quality class", "organic", "flavour", "energy kcal", "fat g", "protein g"),
     *("saturated fat g", "carbohydrate g", "sugar g", "fibre g", "salt g", "calcium mg"),
@@ -58,11 +58,11 @@ def get_config(folders: str = "") -> ml_collections.ConfigDict:
         models["k3m_minilm_size"].training.update(steps=100, batch=16)
         models["k3m_minilm"] = models["k3m_minilm_size"].copy_and_resolve_references()
         models["k3m_minilm"].init_from = minilm
-        # A step is dear, and what was learned elsewhere soon forgotten at a small model's rate.
+        # Steps are expensive, and a small model's rate would destroy the imported weights.
         wide = _tasks(rate=2e-4, steps=80, batch=16)
         tasks |= {f"{name}, wide text": config for name, config in wide.items()}
     for config in (*models.values(), *tasks.values()):
-        # Nothing is chosen by what is held out: the last step is measured.
+        # The last step is measured; nothing is selected on held-out products.
         config.training.update(eval_every=0, checkpoint_every=100, keep=1)
     narrow = ("k3m", *BASELINES)
     parts = [_part(narrow, ""), _part(narrow, "", titles=True)]
@@ -100,14 +100,14 @@ def _tasks(rate: float, steps: int, batch: int) -> dict[str, ml_collections.Conf
         hidden_properties=GROCERIES_HIDE,
         shown=("image", "knowledge"),
     )
-    # Text on both sides would decide by itself: items of one product share it.
+    # Text on both sides would make the task trivial: items of one product share it.
     everything = ("title", "image", "knowledge")
     tasks["alignment"].task.update(first_shown=everything, second_shown=("image",))
     return tasks
 
 
 def _part(models: tuple[str, ...], suffix: str, titles: bool = False) -> dict[str, tuple[str, ...]]:
-    """The tasks that show titles, or those that do not, each corrupt in what it shows."""
+    """The tasks with titles, or those without, each with corruptions of its inputs."""
     if titles:
         tasks, corrupt = ("alignment", "questions"), ("TMR100", "TNR100", "TINR100")
     else:

@@ -1,4 +1,4 @@
-"""K3M at the paper's size on a detector's regions: the defaults of `k3m_jax/settings.py`.
+"""K3M at the paper's size on a detector's regions: the defaults of `k3m_jax/settings`.
 
 Name the shards: --config.data.sources=FOLDER.
 """

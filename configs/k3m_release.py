@@ -1,8 +1,8 @@
 """The authors' public code, to the digit: its wiring, sizes, lengths and objectives.
 
-Name the shards: --config.data.sources=FOLDER. docs/fidelity.md tells it from the paper's model. The
-false product of its structure objective is the next one of a group; the release's group is the
-whole batch, which asks for one device.
+Name the shards: --config.data.sources=FOLDER. docs/fidelity.md compares it with the paper's model.
+The false product of its structure objective is the next one of a group; the release's group is the
+whole batch, which needs one device.
 """
 
 import ml_collections

@@ -2,7 +2,7 @@
 
 
 def replicated() -> dict[str, int]:
-    """Every device holds the whole state: for a model that is small beside a device's memory."""
+    """Every device holds the whole state: for a model much smaller than a device's memory."""
     return {"data": -1, "fsdp": 1, "tensor": 1}
 
 

@@ -1,4 +1,4 @@
-"""A text encoder of MiniLM's size, to start from its weights or, beside that, from scratch.
+"""A text encoder of MiniLM's size, to start from its weights or, for comparison, from scratch.
 
 Both runs read its vocabulary, --config.data.tokenizer=runs/minilm/weights, and the warm one its
 weights too, --config.init_from=runs/minilm/weights (docs/weights.md). Shards as for

@@ -1,4 +1,4 @@
-"""Learns one batch by heart: every loss must come near 0, or the model or its losses are broken.
+"""Memorises one batch: every loss must come near 0, or the model or its losses are broken.
 
 Shards as for `configs/quickstart.py`.
 """

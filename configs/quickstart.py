@@ -19,7 +19,7 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
     config.model.interactor.update(blocks=2, width=64, heads=4, image_mlp=128, text_mlp=128)
     config.model.structure.heads = 4
     config.model.update(positions=64, dropout=0.0, dtype="float32")
-    # More of each title is asked for than the paper's 15 %: a run this short is short of answers.
+    # More of each title is predicted than the paper's 15 %: a run this short has few targets.
     config.objectives.mlm.rate = 0.3
     config.objectives.lpm.negative_values = 3
     config.objectives.group = 4

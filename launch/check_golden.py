@@ -1,4 +1,4 @@
-"""Holds the `release` preset against numbers of the authors' PyTorch code.
+"""Compares the `release` preset with numbers of the authors' PyTorch code.
 
   python -m launch.check_golden --golden=tests/golden/k3m_release
 
@@ -9,33 +9,33 @@ are those of config.json. docs/fidelity.md says what relative error means.
 Exit codes: 0 all within their limits; 1 something is not; 2 a mistake in the command.
 """
 
+import dataclasses
 import sys
 
-from absl import app, flags
-
 from k3m_jax.reproductions.release.golden import compare, table
+from k3m_jax.settings.schema import required
 from launch import cli
 
-GOLDEN = flags.DEFINE_string("golden", None, "the folder of golden values")
-flags.mark_flags_as_required(["golden"])
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Flags of the command."""
+
+    golden: str = required("the folder of golden values")
 
 
-def main(argv: list[str]) -> int | None:
+def main(flags: Flags) -> int:
     """Compares and prints."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    differences = compare(GOLDEN.value)
+    differences = compare(flags.golden)
     print(table(differences))
     beyond = [each for each in differences if not each.within]
-    if not beyond:
-        return None
     for each in beyond:
         print(
             f"error: {each.kind} of {each.mode}, {each.tensor}: relative error {each.error:.1e} is "
             f"more than {each.limit:.0e}",
             file=sys.stderr,
         )
-    return 1
+    return 1 if beyond else 0
 
 
 if __name__ == "__main__":

@@ -1,77 +1,181 @@
-"""How every entry point starts: a mistake of the user's is one line on stderr, not a traceback."""
+"""How every command reads its flags, prints its help, and reports a mistake of the user's.
 
+A command is a module of `launch/` with a docstring and `main(flags)`, whose parameter is annotated
+with a frozen dataclass: a flag per field, with defaults, types, ranges and descriptions as in
+`k3m_jax.settings`. By its type a flag is
+
+    Settings             a configuration file, each key a flag, too: --config.training.steps=5
+    ConfigDict           the same with another schema, for the command to parse
+    another dataclass    a group of settings: --distributed.processes=2
+    tuple[str, ...]      a list, separated by commas
+    list[str]            a flag that may be repeated
+"""
+
+import contextlib
+import dataclasses
+import faulthandler
+import importlib
 import sys
+import textwrap
 import traceback
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import ml_collections
-from absl import app, flags, logging
+from absl import flags, logging
+from fsspec.registry import known_implementations
 from ml_collections import config_flags
 
-from k3m_jax.data.store import remote
-from k3m_jax.settings import Distributed, Settings, UserError
+import k3m_jax.reproductions  # noqa: F401  (registers the preset `release`)
+from k3m_jax.settings import Settings, UserError
+from k3m_jax.settings.schema import Setting, groups_of, parse, settings_of
 
 EXIT_USER_ERROR = 2
+Main = Callable[[Any], int | None]
 
 
-def run(main: Callable[[list[str]], int | None], **absl_options) -> None:
-    """Runs `main` under absl; a `UserError` is printed as one line and exits with 2."""
-
-    def guarded(argv: list[str]) -> int | None:
-        logging.set_verbosity(logging.WARNING)  # of libraries that tell of each file and device
-        try:
-            return main(argv)
-        except UserError as error:
-            return _complain(str(error))
-        except ImportError as error:
-            if remote.is_lack_of_client(error):
-                return _complain(f"{error} (docs/data.md); for gs:// requirements-gcs.txt has all")
-            raise
-
-    app.run(guarded, flags_parser=_parse_flags, **absl_options)
+def run(main: Main) -> typing.NoReturn:
+    """Runs a command as this process, with the process' arguments, and exits with its code."""
+    faulthandler.enable()
+    flags.FLAGS.mark_as_parsed()  # those of absl and other libraries: all at their defaults
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)  # of libraries that log each file and device
+    sys.exit(_execute(main, sys.argv[1:]))
 
 
-def read_settings(config: flags.FlagHolder) -> Settings:
-    """The settings of a `config_flags.DEFINE_config_file` flag.
+def run_command(name: str, arguments: Sequence[str]) -> int:
+    """Runs a command, such as "launch.pretrain", inside this process; returns its exit code.
+
+    Once jax has started here, a command can join no cluster: pass `distributed.coordinator=off`.
+    """
+    return _execute(importlib.import_module(name).main, arguments)
+
+
+def read_settings(path: str) -> Settings:
+    """The settings of a configuration file, its `:variant` included.
 
     Raises:
-      UserError: the file does not exist, or what `Settings.from_config` says of it.
+      UserError: the file does not exist, or what `Settings.from_config` finds wrong.
     """
-    if not isinstance(config.value, ml_collections.ConfigDict):
-        path = config_flags.get_config_filename(flags.FLAGS[config.name])
-        raise UserError(f"--{config.name}={path}: there is no such file")
-    return Settings.from_config(config.value)
+    flag = Setting("config", Settings, dataclasses.MISSING, "")
+    return _parse([flag], ["", f"--config={path}"])["config"]
 
 
-def read_distributed(group: flags.FlagHolder) -> Distributed:
-    """Of a `config_flags.DEFINE_config_dict` flag that is a `distributed` alone; as above."""
-    return Settings.from_config({"distributed": group.value.to_dict()}).distributed
-
-
-def checkpoint(which: flags.FlagHolder) -> int | str:
-    """A `--checkpoint`: best, latest, or a step."""
-    return int(which.value) if which.value.isdecimal() else which.value
-
-
-def _parse_flags(argv: list[str]) -> list[str]:
-    """As absl does, but whatever is wrong with a flag or a setting is one line."""
+def _execute(main: Main, arguments: Sequence[str]) -> int:
+    schema = main.__annotations__["flags"]
+    options = settings_of(schema)
+    if {"-h", "-help", "--help"} & set(arguments):
+        print(_help(sys.modules[main.__module__].__doc__, options))
+        return 0
     try:
-        return flags.FLAGS(argv)
+        if values := _parse(options, ["", *arguments]):
+            return main(schema(**values)) or 0
+        return 0
     except UserError as error:
-        sys.exit(_complain(str(error)))
+        message = str(error)
+    except ImportError as error:
+        if str(error) not in {store.get("err") for store in known_implementations.values()}:
+            raise  # else the client of a remote store is not installed
+        message = f"{error} (docs/data.md); for gs:// requirements-gcs.txt has all"
+    print(f"error: {message}", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+def _parse(options: Sequence[Setting], argv: Sequence[str]) -> dict[str, Any] | None:
+    """The flags' values by name; None where `--print_config` printed all that is wanted."""
+    known = flags.FlagValues()  # not absl's global ones: a process may run several commands
+    config = next((flag for flag in options if flag.kind is Settings), None)
+    if config:
+        flags.DEFINE_bool("print_config", False, "", flag_values=known)
+    with _one_line_errors():
+        for flag in options:
+            _define(flag, known, argv)
+        rest = known(argv)[1:]
+    if rest:
+        raise UserError(f"unexpected argument {rest[0]!r}; --help lists the flags")
+    printing = config and known.print_config
+    for flag in [config] if printing else options:
+        if known[flag.name].value is None and flag.default is dataclasses.MISSING:
+            raise UserError(f"--{flag.name} is required; --help lists the flags")
+    if printing:
+        print(_value(config, known).to_json())
+        return None
+    return {flag.name: _value(flag, known) for flag in options}
+
+
+def _define(flag: Setting, known: flags.FlagValues, argv: Sequence[str]) -> None:
+    name, kind = flag.name, flag.kind
+    if kind in (Settings, ml_collections.ConfigDict):
+        config_flags.DEFINE_config_file(name, flag_values=known, sys_argv=argv)
+    elif dataclasses.is_dataclass(kind):
+        default = ml_collections.ConfigDict(dataclasses.asdict(flag.default))
+        config_flags.DEFINE_config_dict(name, default, flag_values=known, sys_argv=argv)
+    else:
+        define = {
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+            bool: flags.DEFINE_bool,
+            tuple: flags.DEFINE_list,
+            list: flags.DEFINE_multi_string,
+        }
+        if typing.get_origin(kind) is typing.Annotated:
+            kind = kind.__origin__
+        kind = typing.get_origin(kind) or kind
+        define.get(kind, flags.DEFINE_string)(name, None, "", flag_values=known)
+
+
+def _value(flag: Setting, known: flags.FlagValues) -> Any:
+    """A flag's value in its field's type; raises UserError for one that is not valid."""
+    kind, value = flag.kind, known[flag.name].value
+    if value is None:
+        return flag.default
+    if kind in (Settings, ml_collections.ConfigDict):
+        if not isinstance(value, ml_collections.ConfigDict):
+            path = config_flags.get_config_filename(known[flag.name])
+            raise UserError(f"{path}: there is no such configuration file")
+        return Settings.from_config(value) if kind is Settings else value
+    if dataclasses.is_dataclass(kind):
+        value = value.to_dict()
+    return parse(kind, value, f"--{flag.name}")
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turns whatever is wrong with a flag or a configuration file into a UserError."""
+    try:
+        yield
     except flags.Error as error:
-        sys.exit(_complain(f"{' '.join(str(error).split())}; --help tells more"))
-    except OSError as error:  # a setting of a file that could not be read
-        sys.exit(_complain(f"--config: {' '.join(str(error).split())}"))
-    except (AttributeError, KeyError) as error:  # a setting that does not exist
+        raise UserError(f"{' '.join(str(error).split())}; --help lists the flags") from error
+    except OSError as error:  # a key of a file that could not be read
+        raise UserError(f"--config: {' '.join(str(error).split())}") from error
+    except (AttributeError, KeyError) as error:  # a key that does not exist
         inner = error.args[0] if error.args else type(error).__name__
         reason = str(inner.args[0] if isinstance(inner, KeyError) else inner)
         frames = traceback.extract_tb(error.__traceback__)
         last = [frame for frame in frames if "site-packages" not in frame.filename][-1]
-        where = "--config" if last.filename == __file__ else f"{last.filename}:{last.lineno}"
-        sys.exit(_complain(f"{where}: unknown setting {'; '.join(reason.splitlines())}"))
+        where = "" if last.filename == __file__ else f"{last.filename}:{last.lineno}: "
+        unknown = f"{where}unknown setting {'; '.join(reason.splitlines())}"
+        raise UserError(unknown) from error
 
 
-def _complain(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return EXIT_USER_ERROR
+def _help(text: str, options: Sequence[Setting]) -> str:
+    """A command's docstring, its flags, and the keys of each group of settings among them."""
+    lines = [text.strip(), "", "Flags:", *map(_described, options)]
+    for flag in options:
+        group = Settings() if flag.kind is Settings else flag.default
+        if flag.kind is Settings:
+            lines.append("  --print_config  print the settings as JSON, and exit")
+        if dataclasses.is_dataclass(group):
+            for name, description, settings in groups_of(group, flag.name):
+                lines += ["", f"{name}: {description}", *map(_described, settings)]
+    return "\n".join(lines)
+
+
+def _described(flag: Setting) -> str:
+    if dataclasses.is_dataclass(flag.default):
+        return f"  --{flag.name}.KEY  see below"
+    needed = flag.default is dataclasses.MISSING
+    value, end = ("", " (required)") if needed else (f"={flag.default}", "")
+    text = f"--{flag.name}{value}  {flag.description}{end}"
+    return textwrap.fill(text, 100, initial_indent="  ", subsequent_indent=" " * 6)

@@ -1,4 +1,4 @@
-"""Models beside each other by what they cost: parameters, and FLOPs of training by formula.
+"""Compares models by what they cost: parameters, and FLOPs of training by formula.
 
   python -m launch.compare_cost --sources=SHARDS --configs=configs/quickstart.py \\
       --configs=configs/baselines.py:vilbert --configs=configs/baselines.py:vilbert_pkg
@@ -9,39 +9,35 @@ part of the cost. Nothing is compiled or run.
 
 import dataclasses
 
-import ml_collections
-from absl import app, flags
-from ml_collections.config_flags import config_flags
-
+from k3m_jax.compile_check.cost import cost_table
 from k3m_jax.data.input.pipeline import open_inputs
-from k3m_jax.runs.fine_tuning import with_pretrained_settings
-from k3m_jax.settings import Settings, UserError
-from k3m_jax.training.cost import cost_table
+from k3m_jax.runs.training_run import with_pretrained_settings
+from k3m_jax.settings import Settings
+from k3m_jax.settings.schema import required
 from launch import cli
 
-CONFIGS = flags.DEFINE_multi_string("configs", None, "a file of configs/; may be repeated")
-SOURCES = flags.DEFINE_list("sources", None, "shards, as for data.sources", required=True)
-flags.mark_flag_as_required("configs")
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Flags of the command."""
+
+    configs: list[str] = required("a file of configs/; may be repeated")
+    sources: tuple[str, ...] = required("shards, as for data.sources")
 
 
-def read(path: str) -> Settings:
-    """The settings of a file, on the shards of the flags."""
-    config = config_flags.ConfigFileFlagParser("configs").parse(path)
-    if not isinstance(config, ml_collections.ConfigDict):
-        raise UserError(f"--configs={path}: there is no such file")
-    settings = Settings.from_config(config)
-    data = dataclasses.replace(settings.data, sources=tuple(SOURCES.value))
+def read(path: str, sources: tuple[str, ...]) -> Settings:
+    """The settings of a file, on these shards."""
+    settings = cli.read_settings(path)
+    data = dataclasses.replace(settings.data, sources=sources)
     settings = dataclasses.replace(settings, data=data)
     if settings.task.downstream:
         settings = with_pretrained_settings(settings)
     return open_inputs(data).resolve(settings)
 
 
-def main(argv: list[str]) -> None:
+def main(flags: Flags) -> None:
     """Prints the table."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    print(cost_table({path: read(path) for path in CONFIGS.value}))
+    print(cost_table({path: read(path, flags.sources) for path in flags.configs}))
 
 
 if __name__ == "__main__":

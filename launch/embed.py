@@ -4,46 +4,48 @@
 
 FOLDER is what launch.export wrote, DUMP what launch.build_shards reads; no shards are needed. The
 output holds `ids` [N] and `vectors` float32 [N, D], in the order of the dump. Records that can't be
-used are told in embeddings.rejects.jsonl, as in building.
+used are listed in embeddings.rejects.jsonl, as in building.
 """
 
+import dataclasses
 import os
+from typing import Literal
 
-from absl import app, flags
-
-from k3m_jax.data.catalog.readers import FORMATS
+from k3m_jax.data.catalog.readers import FORMATS, open_catalog
 from k3m_jax.data.store import remote
 from k3m_jax.serving import from_pretrained
 from k3m_jax.serving.dump import embed_dump
 from k3m_jax.settings import UserError
+from k3m_jax.settings.schema import option, required
 from launch import cli
 
-MODEL = flags.DEFINE_string("model", None, "folder that launch.export wrote", required=True)
-FORMAT = flags.DEFINE_enum("format", None, list(FORMATS), "how the products are written")
-INPUT = flags.DEFINE_string("input", None, "folder of the products", required=True)
-OUTPUT = flags.DEFINE_string("output", None, ".npz to write", required=True)
-FEATURES = flags.DEFINE_string("region_features", "", "a detector's regions, see docs/data.md")
-WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "processes that read; 0: none but this")
-flags.mark_flag_as_required("format")
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Flags of the command."""
+
+    model: str = required("folder that launch.export wrote")
+    format: Literal[*FORMATS] = required("how the products are written")
+    input: str = required("folder of the products")
+    output: str = required(".npz to write")
+    region_features: str = option("", "a detector's regions, see docs/data.md")
+    workers: int = option(os.cpu_count(), "processes that read; 0: none but this one")
 
 
-def main(argv: list[str]) -> None:
+def main(flags: Flags) -> None:
     """Embeds, writes and reports."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    output = remote.absolute(OUTPUT.value)
+    output = remote.absolute(flags.output)
     there = remote.is_remote(output) or output.parent.is_dir()
     if output.suffix != ".npz" or output.is_dir() or not there:
-        raise UserError(f"--output: {OUTPUT.value} is not an .npz in a folder that exists")
-    found = embed_dump(
-        from_pretrained(MODEL.value),
-        FORMAT.value,
-        INPUT.value,
-        region_features=FEATURES.value,
-        workers=WORKERS.value,
+        raise UserError(f"--output: {flags.output} is not an .npz in a folder that exists")
+    report = embed_dump(
+        from_pretrained(flags.model),
+        open_catalog(flags.format, flags.input),
+        output,
+        region_features=flags.region_features,
+        workers=flags.workers,
     )
-    found.save(output)
-    print(found.report(output))
+    print(report)
 
 
 if __name__ == "__main__":

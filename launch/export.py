@@ -3,36 +3,40 @@
   python -m launch.export --workdir=runs/first --output=models/first [--platforms=cpu,cuda,tpu]
 
 The folder holds the weights, the settings, the tokenizer, a model card with the lines that load it,
-and its functions compiled ahead for each platform. docs/serving.md tells more.
+and its functions compiled ahead for each platform (docs/serving.md).
 """
 
-from absl import app, flags
+import dataclasses
+
 from etils import epath
 
-from k3m_jax.serving.functions import PLATFORMS
-from k3m_jax.serving.run_export import export_run
-from launch import cli
-
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=True)
-OUTPUT = flags.DEFINE_string("output", None, "folder to write, new or empty", required=True)
-CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best (by held-out loss), latest, or a step")
-ON = flags.DEFINE_list("platforms", list(PLATFORMS), "of the artefacts; --platforms= makes none")
-SOURCES = flags.DEFINE_list("sources", [], "the run's shards, if they have moved")
-TOKENIZER = flags.DEFINE_string("tokenizer", "", "folder of the run's tokenizer, if it has moved")
+from k3m_jax.serving.export import PLATFORMS, export_run
+from k3m_jax.settings.schema import option, required
+from launch import cli, run_flags
 
 
-def main(argv: list[str]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Flags of the command."""
+
+    workdir: str = required("folder of the run")
+    output: str = required("folder to write, new or empty")
+    checkpoint: str = option("best", "best (by held-out loss), latest, or a step")
+    platforms: tuple[str, ...] = option(tuple(PLATFORMS), "of the artefacts; --platforms= for none")
+    sources: tuple[str, ...] = option((), "the run's shards, if they have moved")
+    tokenizer: str = option("", "folder of the run's tokenizer, if it has moved")
+
+
+def main(flags: Flags) -> None:
     """Exports, and lists what was written."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    output = epath.Path(OUTPUT.value)
+    output = epath.Path(flags.output)
     export_run(
-        epath.Path(WORKDIR.value),
+        epath.Path(flags.workdir),
         output,
-        which=cli.checkpoint(CHECKPOINT),
-        platforms=ON.value,
-        sources=SOURCES.value,
-        tokenizer=TOKENIZER.value,
+        which=run_flags.checkpoint(flags.checkpoint),
+        platforms=flags.platforms,
+        sources=flags.sources,
+        tokenizer=flags.tokenizer,
     )
     for path in sorted(output.iterdir()):
         print(f"{path.stat().length:>13,}  {path}")

@@ -5,26 +5,19 @@
 
 Sizes of the model and, if none are named, products and vocabulary are those of the run that
 `init_from` names. configs/finetune_alignment.py and finetune_questions.py (question answering, and
-completion of a property's values) are the other tasks; docs/tasks.md tells of them. All else, the
-exit codes too, is as with launch.pretrain.
+completion of a property's values) are the other tasks (docs/tasks.md). All else, the exit codes
+too, is as with launch.pretrain.
 """
-
-from absl import app, flags
 
 from k3m_jax.settings import UserError
 from launch import cli, pretrain
 
-flags.adopt_module_key_flags(pretrain)  # so that --help shows them
 
-
-def main(argv: list[str]) -> int | None:
+def main(flags: pretrain.Flags) -> int | None:
     """Fine-tunes."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    settings = cli.read_settings(pretrain.CONFIG)
-    if not settings.task.downstream:
+    if not flags.config.task.downstream:
         raise UserError("task.name is pretraining: take a configs/finetune_….py or launch.pretrain")
-    return pretrain.train(settings)
+    return pretrain.main(flags)
 
 
 if __name__ == "__main__":

@@ -3,53 +3,56 @@
   python -m launch.pretrain --config=configs/quickstart.py --workdir=runs/first \\
       --config.data.sources=FOLDER [--config.optimizer.learning_rate=3e-4 …]
 
-FOLDER is what launch.build_shards wrote. `--config=configs/quickstart.py:debug` is the same, tiny.
-docs/configuration.md has all settings.
+FOLDER is what launch.build_shards wrote. Several processes can train as one (docs/distributed.md).
 
-Several processes train as one where the cluster says so or --config.distributed.coordinator does
-(docs/distributed.md).
-
-Exit codes: 0 finished; 2 a mistake in the command, told in one line; 75 told to stop (SIGTERM or
-Ctrl-C): the state is saved, run the same command again.
+Exit codes: 0 finished; 2 a mistake in the command; 75 stopped by a signal and saved, run again.
 """
 
+import dataclasses
+import os
 import sys
 
-from absl import app, flags
+import jax
 from etils import epath
-from ml_collections import config_flags
 
 from k3m_jax.parallel import distributed
 from k3m_jax.runs.training_run import run
-from k3m_jax.settings import Settings
-from k3m_jax.training import debug
-from k3m_jax.training.preemption import EXIT_PREEMPTED
+from k3m_jax.settings import Debug, Settings
+from k3m_jax.settings.schema import required
+from k3m_jax.training.loop import EXIT_PREEMPTED
 from launch import cli
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="a file of configs/")
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, events")
-flags.mark_flags_as_required(["config", "workdir"])
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Flags of the command."""
+
+    config: Settings = required("a file of configs/")
+    workdir: str = required("folder of the run: checkpoints, metrics, events")
 
 
-def main(argv: list[str]) -> int | None:
-    """Pretrains."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    return train(cli.read_settings(CONFIG))
-
-
-def train(settings: Settings) -> int | None:
-    """Runs these settings in --workdir and tells what came of it; the exit code."""
-    workdir = epath.Path(WORKDIR.value)
-    debug.configure_jax_debug(settings.debug)
-    with distributed.initialize(settings.distributed, saves=True):
-        finished = run(settings, workdir)
+def main(flags: Flags) -> int | None:
+    """Pretrains, and says how it ended."""
+    configure_jax_debug(flags.config.debug)
+    with distributed.initialize(flags.config.distributed, saves=True):
+        finished = run(flags.config, epath.Path(flags.workdir))
         leads = distributed.is_lead_process()
     if leads and finished:
-        print(f"finished: {workdir}; next: python -m launch.evaluate --workdir={workdir}")
+        print(f"finished; next: python -m launch.evaluate --workdir={flags.workdir}")
     elif leads:
-        print(f"stopped and saved in {workdir}: run the same command to go on", file=sys.stderr)
+        print("stopped and saved: run the same command to go on", file=sys.stderr)
     return None if finished else EXIT_PREEMPTED
+
+
+def configure_jax_debug(debug: Debug) -> None:
+    """Sets flags of jax and XLA; without effect on a device that jax has already started."""
+    jax.config.update("jax_debug_nans", debug.nans)
+    jax.config.update("jax_disable_jit", debug.disable_jit)
+    if debug.deterministic:
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    if debug.memory_fraction:
+        os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(debug.memory_fraction)
 
 
 if __name__ == "__main__":

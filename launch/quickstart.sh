@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a pretrained K3M and its held-out figures; --help tells more.
+# From nothing to a pretrained K3M and its held-out metrics; see --help.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,11 +14,11 @@ installation:
   2  makes the embedded catalogue: products with drawn pictures, titles and triples
   3  builds its shards
   4  pretrains a small K3M (configs/quickstart.py)
-  5  evaluates it on products held out: a table in which each metric stands beside its floor, the
+  5  evaluates it on products held out: a table in which each metric stands next to its floor, the
      most frequent answer, and the curves of the run as a PNG
 
 Everything is written under runs/quickstart. Run it twice and the steps that are finished are not
-done again; stop it at any time and the same command goes on where it was. To start anew, remove
+done again; stop it at any time and the same command goes on where it was. To start again, remove
 runs/quickstart.
 
 Environment:
@@ -65,7 +65,7 @@ echo "== Evaluation on products held out"
 
 cat <<TEXT
 
-The checkpoint with the least held-out loss lies in $PWD/$run/run/checkpoints,
+The checkpoint with the least held-out loss is in $PWD/$run/run/checkpoints,
 the curves in $PWD/$run/run/curves.png.
 
 What to do next, after \`source $VENV/bin/activate\`:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pretrains on all hosts of one or several TPU slices until the run is done; --help tells more.
+# Pretrains on all hosts of one or several TPU slices until the run is done; see --help.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -24,11 +24,11 @@ Copies the committed code to every host of the slices, installs it, and runs
 then depends on how that ends (docs/launching.md):
 
   0          everywhere: the run is finished, this ends with 0
-  2          anywhere: a mistake that no restart mends; its message is shown, this ends with 2
-  otherwise  told to stop (75), or a crash: started again from the last checkpoint, at most
+  2          anywhere: a mistake that no restart repairs; its message is shown, this ends with 2
+  otherwise  stopped by a signal (75), or a crash: started again from the last checkpoint, at most
              RESTARTS times; then this ends with that code
 
-Ctrl-C or SIGTERM here tells the hosts to save and stop, and ends with 75.
+Ctrl-C or SIGTERM here makes the hosts save and stop, and ends with 75.
 
   TPU="k3m-0 k3m-1" ZONE=us-central1-a ./launch/tpu_pod.sh --config=configs/tpu_v5e_256.py \
       --workdir=gs://BUCKET/runs/first --config.data.sources=/mnt/shards
@@ -154,10 +154,10 @@ attempt() {
 
 stop() {
   stopping=1
-  echo "telling the hosts to save and stop" >&2
+  echo "asking the hosts to save and stop" >&2
   # Only where a run holds the lock is run.pid its number.
   on_all_hosts "cd $DIRECTORY && { flock --nonblock run.lock true || kill -TERM \$(cat run.pid); }" \
-    >/dev/null 2>&1 </dev/null || echo "not all of them could be told" >&2
+    >/dev/null 2>&1 </dev/null || echo "not all of them could be reached" >&2
 }
 
 coordinator="$(addresses "${slices[0]}")"
