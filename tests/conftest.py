@@ -19,6 +19,11 @@ for flag in ("--xla_force_host_platform_device_count=8", *QUICK_COMPILATION):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# What was compiled serves all workers, the commands that tests start, and the next run.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+import k3m_jax.reproductions  # noqa: E402, F401  (registers the preset `release`)
 
 
 @pytest.fixture(scope="session")

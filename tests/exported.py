@@ -1,9 +1,12 @@
-"""Tiny exported models, and products to ask them for."""
+"""Tiny exported models, and products for them."""
 
+import atexit
 import contextlib
 import dataclasses
 import functools
 import pathlib
+import shutil
+import tempfile
 
 import jax
 import numpy as np
@@ -12,17 +15,17 @@ from configs import quickstart
 from k3m_jax import settings as s
 from k3m_jax.data.build.local import BuildArguments, build
 from k3m_jax.data.input.pipeline import open_inputs
-from k3m_jax.model.network import Network, Params
+from k3m_jax.data.records import Record
+from k3m_jax.modalities import REGISTRY
+from k3m_jax.model.network import Network, Params, nested
 from k3m_jax.parallel.mesh import make_mesh
-from k3m_jax.parallel.shardings import unbox
-from k3m_jax.serving import folder, from_pretrained
+from k3m_jax.serving import from_pretrained
+from k3m_jax.serving.export import PACKAGE, write, write_card
 from k3m_jax.synthetic_shop.catalogue import make_catalogue
 from k3m_jax.training.checkpoints import Checkpoints, Meta
 from k3m_jax.training.trainer import Trainer
-from tests.products import detected, products, tokenizer
-from tests.tiny import TINY, tiny_settings
-
-REGIONS = s.Image(front_end="regions", regions=4, feature_dim=6, classes=5, top_classes=3)
+from tests.products import detected, having, products, tokenizer
+from tests.tiny import DETECTED, TINY, released, tiny_settings
 
 
 def tiny_model(
@@ -30,80 +33,78 @@ def tiny_model(
 ) -> Network:
     """A two-layer model of the tests' vocabulary."""
     model = dataclasses.replace(TINY.model, vocabulary=tokenizer().size, dtype=dtype)
-    if preset == "release":
-        schedule = {"text_layers": (0, 1), "image_layers": (1, 2)}
-        interactor = dataclasses.replace(model.interactor, **schedule)
-        released = {"structure": s.RELEASED_STRUCTURE, "interactor": interactor}
-        model = dataclasses.replace(model, preset=preset, **released)
-    image = TINY.image if front_end == "patches" else REGIONS
-    return Network(tiny_settings(model=model, image=image))
+    image = (TINY if front_end == "patches" else DETECTED).image
+    chosen = tiny_settings(model=model, image=image)
+    return Network(released(chosen) if preset == "release" else chosen)
 
 
 @functools.cache
 def tiny_params(network: Network) -> Params:
     """Parameters of which no two are alike: biases of 0 would hide what they do."""
-    shapes = unbox(jax.eval_shape(network.init_params, jax.random.key(0)))
-    rng = np.random.default_rng(0)
-
-    def fresh(path, leaf):
-        scale = path[-1].key == "scale"
-        return (scale + rng.normal(0, 0.1, leaf.shape)).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(fresh, shapes)
+    rng, weights = np.random.default_rng(0), {}
+    for name, leaf in network.abstract_params().items():
+        values = name.endswith("/scale") + rng.normal(0, 0.1, leaf.shape)
+        weights[name] = values.astype(np.float32)
+    return nested(weights)
 
 
 def export(
     output: pathlib.Path, network: Network, platforms: tuple[str, ...] = (), card: str = ""
 ) -> pathlib.Path:
     """The folder of a tiny model."""
-    told = {"platforms": platforms, "origin": {"step": 3}, "card": card}
-    folder.write(output, network, tiny_params(network), tokenizer(), **told)
+    facts = {"platforms": platforms, "origin": {"step": 3}, "card": card}
+    write(output, network, tiny_params(network), tokenizer(), **facts)
     return output
 
 
-def write_run(workdir: pathlib.Path, beside: pathlib.Path) -> None:
-    """A run that stands at step 7, of parameters as they are drawn; its shards in `beside`."""
-    make_catalogue(beside / "shop", products=20, seed=0, overlap=0.5, image_size=32)
+@functools.cache
+def tiny_folder() -> pathlib.Path:
+    """A tiny model as it was exported with its card, for CPUs; tests copy what they change."""
+    network, output = tiny_model(), pathlib.Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, output)
+    meta = Meta.of(network.settings, [], tokenizer().fingerprint)
+    card = write_card(network, meta, {"step": 3, "data": []}, (), ("cpu",))
+    return export(output / "model", network, ("cpu",), card)
+
+
+def write_run(workdir: pathlib.Path, data: pathlib.Path) -> None:
+    """A run at step 7, of parameters as they are drawn; its shards in the folder `data`."""
+    make_catalogue(data / "shop", products=20, seed=0, overlap=0.5, image_size=32)
     sizes = {"image_size": 96, "patch_size": 16, "codebook_size": 16}
-    build(BuildArguments("jsonl", str(beside / "shop"), str(beside / "shards"), **sizes))
+    build(BuildArguments("jsonl", str(data / "shop"), str(data / "shards"), **sizes))
     config = quickstart.get_config("debug")
-    config.data.sources = (str(beside / "shards"),)
+    config.data.sources = (str(data / "shards"),)
     config.mesh.data = 1
-    settings = s.Settings.from_config(config)
-    inputs = open_inputs(settings.data)
-    settings = inputs.resolve(settings)
-    program = Trainer(Network(settings), make_mesh(settings.mesh))
-    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), program.abstract_state)
-    state = zeros._replace(params=tiny_params(program.network))
-    state = jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), state, program.abstract_state)
-    data = [each.info.fingerprint for each in inputs.shard_sets]
-    meta = Meta.of(settings, data, inputs.tokenizer.fingerprint)
+    chosen = s.Settings.from_config(config)
+    inputs = open_inputs(chosen.data)
+    settings = inputs.resolve(chosen)
+    trainer = Trainer(Network(settings), make_mesh(settings.mesh))
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), trainer.abstract_state)
+    state = zeros._replace(params=tiny_params(trainer.network))
+    state = jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), state, trainer.abstract_state)
+    fingerprints = [each.info.fingerprint for each in inputs.shard_sets]
+    meta = Meta.of(settings, fingerprints, inputs.tokenizer.fingerprint)
     with contextlib.closing(Checkpoints(workdir, meta, keep=1)) as checkpoints:
-        checkpoints.record_init_source({"folder": str(beside), "format": "bert", "tensors": 37})
-        checkpoints.save(7, state, {"next_index": 7}, loss=1.0)
+        checkpoints.record_init_source({"folder": str(data), "format": "bert", "tensors": 37})
+        checkpoints.save(7, state, loss=1.0)
 
 
-def every_pattern(front_end: str = "patches") -> list[dict]:
-    """One product for each of the 2³ patterns of what is there."""
-    whole = [r if front_end == "patches" else r | detected(n) for n, r in enumerate(products(8))]
+def every_pattern(front_end: str = "patches") -> list[Record]:
+    """One product for each of the 2³ patterns of present modalities."""
+    found = products(8)
     if front_end == "regions":
-        whole = [{k: v for k, v in r.items() if k != "picture"} for r in whole]
-    picture = ("picture", "class_ids", "boxes", "features", "class_probs")
-    parts = (("title",), ("properties", "values"), picture)
+        found = [having(item, image=detected(number)) for number, item in enumerate(found)]
+    names = ("title", "knowledge", "image")
     return [
-        {
-            key: value
-            for key, value in each.items()
-            if not any(key in part and not pattern >> bit & 1 for bit, part in enumerate(parts))
-        }
-        for pattern, each in enumerate(whole)
+        having(item, **{n: REGISTRY[n].empty for bit, n in enumerate(names) if not i >> bit & 1})
+        for i, item in enumerate(found)
     ]
 
 
 def write_golden(output: pathlib.Path) -> None:
-    """What tests/golden/export_v1 was made by, when the format's version was 1.
+    """Writes a folder such as tests/golden/export_v1, by the lines that wrote it.
 
-    That folder stays as it is for good. A new version gets one of its own, by the same lines:
+    Existing folders stay as they are. A new version of the format gets one of its own:
     python -c "import pathlib, exported; exported.write_golden(pathlib.Path('golden/export_v2'))"
     """
     stack = s.Encoder(layers=1, width=8, heads=2, mlp=8)
@@ -113,5 +114,6 @@ def write_golden(output: pathlib.Path) -> None:
     network = Network(dataclasses.replace(chosen, model=model))
     vectors = from_pretrained(export(output, network)).embed(every_pattern())
     np.savez(output / "expected.npz", vectors=vectors)
-    for name in ("README.md", "preprocess.py"):  # that no reader of the format reads
+    for name in ("README.md", "preprocess.py"):  # `from_pretrained` does not read them
         (output / name).unlink()
+    shutil.rmtree(output / PACKAGE)

@@ -24,21 +24,22 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from k3m_jax.data.input.pipeline import TrainBatches, train_batches
+from k3m_jax.data.input.batch import Batch
+from k3m_jax.data.input.pipeline import HostRows, train_batches
 from k3m_jax.model.network import Network
 from k3m_jax.parallel import distributed
 from k3m_jax.parallel.mesh import make_mesh, process_blocks
 from k3m_jax.parallel.shardings import place_batch, replicated
 from k3m_jax.settings import Distributed, Encoder, Interactor, Mesh, Settings, Training
 from k3m_jax.training.checkpoints import Checkpoints, Meta
-from k3m_jax.training.preemption import watch_signals
+from k3m_jax.training.loop import watch_signals
 from k3m_jax.training.trainer import Trainer
 from tests.products import inputs, memory_shards, products, settings_for
 from tests.tiny import TINY
 
 FOUND = "found.npz"
 BEGUN = "begun"  # is there when a step of `look` is done
-ASKED = 200  # steps of `stop`
+STOP_STEPS = 200  # steps of `stop`
 
 
 @functools.cache
@@ -63,9 +64,11 @@ def settings(steps: int = 6) -> Settings:
 
 
 @contextlib.contextmanager
-def batches_from(step: int, settings: Settings, mesh: jax.sharding.Mesh) -> Iterator[TrainBatches]:
-    blocks, shards = process_blocks(mesh)
-    batches = train_batches(settings, *given(), start_step=step, blocks=blocks, shards=shards)
+def batches_from(
+    step: int, settings: Settings, mesh: jax.sharding.Mesh
+) -> Iterator[Iterator[Batch]]:
+    rows = HostRows(*process_blocks(mesh))
+    batches = train_batches(settings, given(), start_step=step, rows=rows)
     with contextlib.closing(batches):
         yield batches
 
@@ -134,7 +137,7 @@ def run(mesh: Mesh, steps: int, workdir: pathlib.Path) -> dict[str, np.ndarray]:
                 state, metrics = program.step(state, batch)
                 losses.append([float(metrics["loss"]), float(metrics["gradient_norm"])])
             if steps:
-                checkpoints.save(first + steps, state, batches.state)
+                checkpoints.save(first + steps, state)
     return {
         "blocks": np.array(process_blocks(mesh)[0]),
         "first": np.array(first),
@@ -148,15 +151,15 @@ def run(mesh: Mesh, steps: int, workdir: pathlib.Path) -> dict[str, np.ndarray]:
 def stop(mesh: Mesh, steps: int, workdir: pathlib.Path) -> dict[str, np.ndarray]:
     """The step at which each process has `stopped`, of a run that goes on from step `steps`.
 
-    One process is told before any has asked, as while they restore a checkpoint. Where nothing
-    stops them it is the last of `ASKED` steps.
+    One process gets the signal before any has checked, as while they restore. Where nothing
+    stops them it is the last of `STOP_STEPS` steps.
     """
-    with watch_signals() as preemption:
+    with watch_signals() as should_stop:
         if jax.process_index() == jax.process_count() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(3)  # jax looks for signals once a second
-        for step in range(steps, steps + ASKED):
-            if preemption.should_stop(step):
+        for step in range(steps, steps + STOP_STEPS):
+            if should_stop(step):
                 break
             time.sleep(0.1)
     return {"stopped": multihost_utils.process_allgather(np.array(step))}

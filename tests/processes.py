@@ -69,6 +69,6 @@ def codes(processes: Sequence[Process], seconds: float = 600) -> list[int]:
             process.kill()
 
 
-def assert_told(log: pathlib.Path, error: str) -> None:
+def assert_reports(log: pathlib.Path, error: str) -> None:
     said = log.read_text()
     assert re.search(rf"^error: {error}", said, re.MULTILINE), said

@@ -10,11 +10,14 @@ from collections import Counter, defaultdict
 import numpy as np
 from PIL import Image
 
+from k3m_jax.data.input.batch import BatchLayout, ExampleBuilder, PretrainingExample
 from k3m_jax.data.input.pipeline import Inputs
 from k3m_jax.data.input.tokenizer import Tokenizer, count_words, train_wordpiece
+from k3m_jax.data.records import ItemView, Record
 from k3m_jax.data.store.codebook import Codebook
 from k3m_jax.data.store.shards import BuildInfo
 from k3m_jax.data.store.value_vocabulary import ValueVocabulary
+from k3m_jax.modalities.picture import Picture, PictureModality
 from k3m_jax.settings import Settings
 from tests.tiny import tiny_settings
 
@@ -23,20 +26,22 @@ BRANDS = ("norda", "velti", "oskar", "pumo", "quill", "rhea")
 FIBRES = ("cotton", "wool", "silk", "linen", "hemp")
 
 
-def record(number: int, triples: list[tuple[str, str]], *, title="a thing", product="", **keys):
-    """One record as a source of patches gives it: an 8 x 8 picture, four patches."""
-    return {
-        "id": f"id{number}",
-        "product": product or f"product{number}",
-        "title": title,
-        "category": "things",
-        "source": "test",
-        "properties": [name for name, _ in triples],
-        "values": [value for _, value in triples],
-        "picture": jpeg(number),
-        "class_ids": np.arange(4, dtype=np.int32) + number % 3,
-        **keys,
-    }
+def record(
+    number: int, triples: list[tuple[str, str]], *, title="a thing", product="", picture=None
+) -> Record:
+    """One stored item of patches: an 8 x 8 picture, four patches."""
+    if picture is None:
+        picture = Picture(jpeg(number), np.arange(4, dtype=np.int32) + number % 3)
+    contents = {"title": title, "image": picture, "knowledge": tuple(triples)}
+    return Record(f"id{number}", product or f"product{number}", "things", "test", contents)
+
+
+def having(item: Record, **contents) -> Record:
+    """The same item with other contents, by modality."""
+    return dataclasses.replace(item, contents={**item.contents, **contents})
+
+
+NO_PICTURE = Picture(b"", np.zeros(0, np.int32))
 
 
 @functools.cache
@@ -48,19 +53,20 @@ def jpeg(number: int, size: int = 8) -> bytes:
     return file.getvalue()
 
 
-def detected(number: int, boxes: int = 4, width: int = 6, classes: int = 5) -> dict:
-    """What a detector adds to a record."""
+def detected(number: int, boxes: int = 4, width: int = 6, classes: int = 5) -> Picture:
+    """The picture of an item as a detector saw it."""
     rng = np.random.default_rng(number)
     corners = np.sort(rng.random((boxes, 2, 2)), axis=1).reshape(boxes, 4)
-    return {
-        "boxes": corners.astype(np.float32),
-        "features": rng.normal(size=(boxes, width)).astype(np.float16),
-        "class_ids": rng.permuted(np.tile(np.arange(classes), (boxes, 1)), axis=1)[:, :3],
-        "class_probs": -np.sort(-rng.random((boxes, 3))).astype(np.float16) / 3,
-    }
+    return Picture(
+        jpeg(number),
+        boxes=corners.astype(np.float32),
+        features=rng.normal(size=(boxes, width)).astype(np.float16),
+        class_ids=rng.permuted(np.tile(np.arange(classes), (boxes, 1)), axis=1)[:, :3],
+        class_probs=-np.sort(-rng.random((boxes, 3))).astype(np.float16) / 3,
+    )
 
 
-def products(count: int, seed: int = 0, first: int = 0) -> list[dict]:
+def products(count: int, seed: int = 0, first: int = 0) -> list[Record]:
     """Ordinary products: two items of each, three to five triples, fibre with several values."""
     rng = np.random.default_rng((seed, first))
     found = []
@@ -75,15 +81,15 @@ def products(count: int, seed: int = 0, first: int = 0) -> list[dict]:
 
 @dataclasses.dataclass
 class MemoryShards:
-    """What the pipeline asks of a `shards.ShardSet`."""
+    """What the pipeline uses of a `shards.ShardSet`."""
 
-    splits: dict[str, list[dict]]
+    splits: dict[str, list[Record]]
     info: BuildInfo
     codebook: Codebook | None = None
     folder: str = "memory"
     tokenizer_folder: str | None = None
 
-    def source(self, split: str) -> list[dict]:
+    def source(self, split: str) -> list[Record]:
         """The records themselves."""
         return self.splits[split]
 
@@ -93,17 +99,19 @@ class MemoryShards:
         table = defaultdict(Counter)
         for split, records in self.splits.items():
             for item in records:
-                for pair in zip(item["properties"], item["values"], strict=True):
-                    table[pair[0]][pair[1]] += split == "train"
+                for name, value in item.triples:
+                    table[name][value] += split == "train"
         return table
 
 
-def memory_shards(train: list[dict], valid: list[dict] = (), **info) -> MemoryShards:
-    """A data set of patches as `tiny_settings` wants them; `info` is what it says else."""
+def memory_shards(train: list[Record], valid: list[Record] = (), **info) -> MemoryShards:
+    """A data set of patches for `tiny_settings`; `info` replaces fields of its `BuildInfo`."""
     splits = {"train": list(train), "valid": list(valid)}
     sizes = {split: len(records) for split, records in splits.items()}
-    missing = {"picture": sum(not r["picture"] for records in splits.values() for r in records)}
-    told = {
+    records = [r for records in splits.values() for r in records]
+    present = PictureModality.is_present
+    missing = {"image": sum(not present(r.contents["image"]) for r in records)}
+    described = {
         "front_end": "patches",
         "image_size": 8,
         "patch_size": 4,
@@ -119,7 +127,7 @@ def memory_shards(train: list[dict], valid: list[dict] = (), **info) -> MemorySh
         "version": "test",
         "arguments": {},
     }
-    return MemoryShards(splits, BuildInfo(**told | info))
+    return MemoryShards(splits, BuildInfo(**described | info))
 
 
 @functools.cache
@@ -133,7 +141,7 @@ def tokenizer() -> Tokenizer:
 
 
 def inputs(*shard_sets: MemoryShards) -> Inputs:
-    """The arguments of `train_batches` for data sets in memory."""
+    """What batches are made from, for data sets in memory."""
     return Inputs(shard_sets, tokenizer(), ValueVocabulary.merge(s.values for s in shard_sets))
 
 
@@ -146,3 +154,25 @@ def settings_for(given: Inputs, **groups) -> Settings:
         image=dataclasses.replace(settings.image, classes=0),
     )
     return given.resolve(settings)
+
+
+def examples_of(
+    records: list[Record],
+    settings: Settings,
+    vocabulary: ValueVocabulary | None = None,
+    *,
+    seed: int = 0,
+    training: bool = True,
+) -> list[PretrainingExample]:
+    """An example of each record; the vocabulary is that of the records if None."""
+    if vocabulary is None:
+        vocabulary = inputs(memory_shards(records)).vocabulary
+    build = ExampleBuilder(BatchLayout.of(settings), tokenizer(), vocabulary, training=training)
+    return [build(ItemView.of(r), np.random.default_rng((seed, i))) for i, r in enumerate(records)]
+
+
+def collated(
+    examples: list[PretrainingExample | None], settings: Settings, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """The training batch of examples, whole groups of them."""
+    return BatchLayout.of(settings).collate(examples, range(len(examples)), seed)

@@ -1,23 +1,24 @@
-"""Functions as artefacts: used by a process that has never heard of k3m_jax."""
+"""Functions as artefacts, used by a process that does not import k3m_jax."""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
-from exported import every_pattern, export, tiny_model
+from exported import every_pattern, export, tiny_folder, tiny_model
 from jax import export as jax_export
 from products import jpeg, tokenizer
 from safetensors.numpy import load_file
 from tiny import TINY
 
-from k3m_jax.modalities.knowledge import candidates
-from k3m_jax.serving import from_pretrained, model_card
-from k3m_jax.serving.folder import WEIGHTS
-from k3m_jax.serving.functions import PLATFORMS
+from k3m_jax.modalities.knowledge import CandidateTexts
+from k3m_jax.pretrained.weights_file import WEIGHTS
+from k3m_jax.serving import from_pretrained
+from k3m_jax.serving.export import PLATFORMS
 
 pytestmark = pytest.mark.slow
 
@@ -37,21 +38,10 @@ print(sorted(here & {"k3m_jax", "flax", "optax", "orbax", "grain", "transformers
 """
 
 
-MISSING = ("picture", "title", "triples")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    network = tiny_model()
-    data = model_card.DataSet("f" * 64, "shop", {"train": 8}, dict.fromkeys(MISSING, 1))
-    facts = model_card.Facts(network.settings, 3, 1000, (data,), {"jax": "1"}, None, ())
-    card = model_card.write(facts, network, PLATFORMS)
-    return export(tmp_path_factory.mktemp("export") / "model", network, PLATFORMS, card)
-
-
-def test_the_lines_of_the_model_card_in_a_fresh_process(folder):
+def test_the_lines_of_the_model_card_in_a_fresh_process(tmp_path):
+    folder = shutil.copytree(tiny_folder(), tmp_path / "model")
     (folder / "dress.jpg").write_bytes(jpeg(5, size=20))
-    texts = candidates(TRIPLES, tokenizer(), TINY.lengths.candidate)
+    texts = CandidateTexts.write(TRIPLES, tokenizer(), TINY.lengths.candidate)
     np.savez(folder / "triples.npz", **vars(texts))
     card = (folder / "README.md").read_text()
     (lines,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
@@ -81,7 +71,7 @@ def test_the_lines_of_the_model_card_in_a_fresh_process(folder):
     [
         ("float32", "regions", "paper"),
         ("bfloat16", "patches", "paper"),
-        ("float32", "patches", "release"),
+        pytest.param("float32", "patches", "release", marks=pytest.mark.long),
     ],
 )
 def test_the_same_numbers_for_another_number_of_rows(tmp_path, dtype, front_end, preset):
@@ -93,13 +83,14 @@ def test_the_same_numbers_for_another_number_of_rows(tmp_path, dtype, front_end,
     artefact = jax_export.deserialize(bytearray((folder / "embed.jax_export").read_bytes()))
     weights = load_file(folder / WEIGHTS)
     assert {x.dtype for x in weights.values()} == {np.dtype(np.float32)}
-    embed = jax.jit(artefact.call)
-    seen = embed(weights, model._arrays(records[3:], rows=5))
+    seen = jax.jit(artefact.call)(weights, model.arrays(records[3:], rows=5))
     assert seen.dtype == np.float32
     np.testing.assert_allclose(seen, expected[3:], atol=TOLERANCE[dtype])
 
 
-def test_every_platform_is_there_and_no_path_of_this_machine(folder):
+@pytest.mark.long
+def test_every_platform_is_there_and_no_path_of_this_machine(tmp_path):
+    folder = export(tmp_path / "model", tiny_model(), PLATFORMS)
     for name in ("embed", "link_scores"):
         data = (folder / f"{name}.jax_export").read_bytes()
         artefact = jax_export.deserialize(data)

@@ -4,17 +4,17 @@ import dataclasses
 import functools
 import itertools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_batch import random_batch
 from tiny import baseline, tiny_settings
 
-from k3m_jax.data.input.batch import BATCH_GROUPS, random_batch
+from k3m_jax import objectives
 from k3m_jax.model.network import Network
-from k3m_jax.objectives import pretraining
 from k3m_jax.settings import UserError
+from k3m_jax.settings.presets import PRESETS
 
 BASELINES = ("bert", "vilbert", "vlbert", "lxmert")
 WITH_PICTURE = BASELINES[1:]
@@ -27,7 +27,7 @@ PICTURE = ("region_mask", "mom_weights")
 def built(preset):
     """With the triples in the text, whose arrays are those of a longer title."""
     network = Network(baseline(preset, knowledge_text=True))
-    params = nn.unbox(jax.jit(network.init_params)(jax.random.key(0)))
+    params = jax.jit(network.init_params)(jax.random.key(0))
     return network, params, jax.jit(network.apply)
 
 
@@ -48,7 +48,7 @@ def test_every_pattern_of_absence_is_finite_and_changes_its_own_rows_alone(prese
     network, params, apply = built(preset)
     batch = random_batch(network.settings, ROWS)
     whole = apply(params, batch).product.embedding
-    absences = (TEXT, PICTURE)[: len(BATCH_GROUPS[preset])]
+    absences = (TEXT, PICTURE)[: len(PRESETS[preset].modalities)]
     for absent in itertools.product([False, True], repeat=len(absences)):
         names = sum(itertools.compress(absences, absent), ())
         outputs = apply(params, emptied(batch, names, slice(0, 3)))
@@ -121,14 +121,14 @@ def test_a_batch_of_one_and_bfloat16(preset):
 @pytest.mark.parametrize("preset", BASELINES)
 def test_with_nothing_asked_loss_and_gradient_are_0_and_else_reach_every_parameter(preset):
     network, params, _ = built(preset)
-    objectives = network.settings.objectives
+    active = objectives.active(network.settings)
 
     @jax.jit
     @jax.value_and_grad
     def loss(params, batch):
         outputs = network.apply(params, batch, key=jax.random.key(0))
-        results = pretraining.sums(outputs, batch, objectives, None)
-        return pretraining.total(results, pretraining.weights(batch), objectives)
+        results = objectives.sums(active, outputs, batch, None)
+        return objectives.total(active, results, objectives.target_weights(active, batch))
 
     batch = random_batch(network.settings, 4)
     value, gradient = loss(params, emptied(batch, TEXT + PICTURE))

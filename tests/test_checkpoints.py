@@ -3,11 +3,11 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from random_batch import random_batch
 from tiny import TINY, tiny_program, tiny_settings
 
-from k3m_jax.data.input.batch import random_batch
 from k3m_jax.model.network import Network
-from k3m_jax.settings import Corruption, Settings, UserError
+from k3m_jax.settings import Settings, UserError
 from k3m_jax.training.checkpoints import Checkpoints, Meta, load_meta, load_params
 
 META = Meta.of(TINY, ["products"], "words")
@@ -40,7 +40,7 @@ def open_run(tmp_path):
 
 
 def save(checkpoints, state, step, loss=None):
-    checkpoints.save(step, at(state, step), {"next_index": step}, loss)
+    checkpoints.save(step, at(state, step), loss)
     checkpoints.wait()
 
 
@@ -66,7 +66,7 @@ def test_what_is_saved_is_the_state_of_that_moment(open_run, program):
     state, _ = program.step(program.init(), batch)
     expected = jax.tree.map(np.copy, jax.device_get(state))
     checkpoints = open_run()
-    checkpoints.save(1, state, {"next_index": 1})
+    checkpoints.save(1, state)
     for _ in range(3):
         state, _ = program.step(state, batch)
     jax.block_until_ready(state)
@@ -101,7 +101,7 @@ def test_a_save_that_was_killed_is_as_if_it_never_began(open_run, program, state
     assert steps(tmp_path) == [1, 2]
 
 
-def test_a_damaged_checkpoint_is_set_aside(open_run, program, state, tmp_path):
+def test_a_damaged_checkpoint_is_renamed(open_run, program, state, tmp_path):
     for step in (1, 2):
         save(open_run(), state, step)
     damage(tmp_path / "checkpoints" / "2")
@@ -129,68 +129,39 @@ def change(group, **values):
     return {group: dataclasses.replace(getattr(TINY, group), **values)}
 
 
+def changed(group, **values):
+    groups = {group: dataclasses.replace(getattr(TINY, group), **values)}
+    return Meta.of(tiny_settings(**groups), ["products"], "words")
+
+
 @pytest.mark.parametrize(
-    ("groups", "message"),
+    ("other", "message"),
     [
-        (change("optimizer", learning_rate=0.5), r"optimizer\.learning_rate = 0\.001, not 0\.5"),
-        (change("training", steps=11), r"training\.steps = 10, not 11"),
-        ({"seed": 1}, "seed = 0, not 1"),
+        (changed("optimizer", learning_rate=0.5), r"optimizer\.learning_rate = 0\.001, not 0\.5"),
+        (changed("training", steps=11), r"training\.steps = 10, not 11"),
+        (Meta.of(tiny_settings(seed=1), ["products"], "words"), "seed = 0, not 1"),
+        (dataclasses.replace(META, data=["others"]), r"data\.sources"),
+        (dataclasses.replace(META, vocabulary="others"), r"data\.tokenizer"),
     ],
 )
-def test_another_run_in_the_folder_names_the_key(open_run, program, state, groups, message):
+def test_another_run_in_the_folder_names_the_key(open_run, program, state, other, message):
     save(open_run(), state, 1)
-    other = Meta.of(tiny_settings(**groups), ["products"], "words")
     with pytest.raises(UserError, match=message):
         open_run(other).restore(program.abstract_state)
 
 
 @pytest.mark.parametrize(
-    "groups",
+    "same",
     [
-        change("training", accumulation=2, keep=9, log_every=5),
-        change("data", sources=("moved/here",), workers=3, threads=5),
-        change("mesh", data=2),
-        change("model", remat=True, unroll=True),
+        changed("training", accumulation=2, keep=9, log_every=5),
+        changed("data", sources=("moved/here",), workers=3, threads=5),
+        changed("mesh", data=2),
+        changed("model", remat=True, unroll=True),
     ],
 )
-def test_what_does_not_change_what_is_learned_may_change(open_run, program, state, groups):
+def test_what_does_not_change_what_is_learned_may_change(open_run, program, state, same):
     save(open_run(), state, 1)
-    same = Meta.of(tiny_settings(**groups), ["products"], "words")
     assert open_run(same).restore(program.abstract_state) is not None
-
-
-@pytest.mark.parametrize(
-    ("meta", "key"),
-    [
-        (dataclasses.replace(META, data=["others"]), r"data\.sources"),
-        (dataclasses.replace(META, vocabulary="others"), r"data\.tokenizer"),
-    ],
-)
-def test_other_products_or_words_are_refused(open_run, program, state, meta, key):
-    save(open_run(), state, 1)
-    with pytest.raises(UserError, match=key):
-        open_run(meta).restore(program.abstract_state)
-
-
-@pytest.mark.parametrize("wanted", [0.0, 0.5])
-def test_a_setting_younger_than_the_run_was_at_its_default(open_run, program, state, wanted):
-    old = dataclasses.replace(META, settings={**META.settings})
-    old.settings["data"] = {k: v for k, v in META.settings["data"].items() if "corrupt" not in k}
-    save(open_run(old), state, 1)
-    groups = change("data", train_corruption=Corruption("TNR", wanted)) if wanted else {}
-    opened = open_run(Meta.of(tiny_settings(**groups), ["products"], "words"))
-    if wanted:
-        with pytest.raises(UserError, match=r"data\.train_corruption"):
-            opened.restore(program.abstract_state)
-    else:
-        assert opened.restore(program.abstract_state) is not None
-
-
-def test_an_input_that_stands_elsewhere_is_refused(open_run, program, state):
-    checkpoints = open_run()
-    checkpoints.save(3, at(state, 3), {"next_index": 4})
-    with pytest.raises(UserError, match="'next_index': 4"):
-        open_run().restore(program.abstract_state)
 
 
 def test_evaluation_reads_parameters_alone(open_run, program, state, tmp_path):
@@ -223,11 +194,11 @@ def test_a_disk_that_fails_costs_no_checkpoint(open_run, program, state, tmp_pat
         raise PermissionError("permission denied")
 
     monkeypatch.setattr(checkpoints, "_restore", refuse)
-    with pytest.raises(UserError, match=r"checkpoints/2 can't be read at present"):
+    with pytest.raises(UserError, match=r"checkpoints/2 can't be read .*permission denied"):
         checkpoints.restore(program.abstract_state)
     assert steps(tmp_path) == [1, 2]
 
 
-def test_a_folder_without_a_run_is_told(tmp_path):
+def test_a_folder_without_a_run_is_an_error(tmp_path):
     with pytest.raises(UserError, match="train first"):
         load_meta(tmp_path)

@@ -1,4 +1,4 @@
-"""The visual codebook: classes that tell what patches look like."""
+"""The visual codebook: classes of patches that look alike."""
 
 import numpy as np
 import pytest
@@ -37,13 +37,10 @@ def test_colour_distance_is_perceived_distance():
     )  # the published value of sRGB red
 
 
-def test_direction_of_edges_counts():
+def test_direction_of_edges_counts_and_noise_hardly():
     across, along, flat = described(striped(0), striped(1), plain((125, 125, 125)))
     assert np.linalg.norm(across - along) > 20
     assert np.linalg.norm(across - flat) > 20
-
-
-def test_noise_hardly_counts():
     a, b, other = described(
         plain((200, 60, 60), 3, 1), plain((200, 60, 60), 3, 2), plain((60, 60, 200))
     )
@@ -62,12 +59,9 @@ def test_background_takes_few_classes_however_common_it_is():
     assert len(set(classes[3000:])) >= 25
 
 
-def test_fewer_classes_where_fewer_patches_differ():
+def test_fewer_classes_where_fewer_patches_differ_and_one_without_pictures():
     descriptors = described(*[plain(c) for c in [(0, 0, 0), (255, 0, 0), (0, 0, 255)] * 20])
     assert len(codebooks.fit(descriptors, 256, P).centres) == 3
-
-
-def test_no_picture_at_all_is_one_class():
     book = codebooks.fit(np.zeros((0, 0), np.float32), 256, P)
     assert len(book.centres) == 1
     assert book.assign(np.zeros((0, P * P * 3), np.uint8)).shape == (0,)
@@ -91,8 +85,8 @@ def test_the_same_input_gives_the_same_classes_and_they_survive_a_file(tmp_path)
     np.testing.assert_array_equal(classes, distance.argmin(-1))
 
 
-def test_classes_nearly_as_far_are_told_apart_as_one_always_would():
-    """In float32 the order of a sum decided, and that is the number of threads'."""
+def test_the_nearest_class_does_not_depend_on_rounding():
+    """In float32 the order of a sum would decide, and that depends on the number of threads."""
     rng = np.random.default_rng(0)
     descriptors = rng.normal(scale=30, size=(200, 80)).astype(np.float32)
     for x in descriptors:

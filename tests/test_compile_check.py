@@ -1,3 +1,5 @@
+"""The compile check: its figures, its advice, and its command."""
+
 import dataclasses
 import importlib.util
 import json
@@ -11,10 +13,10 @@ import pytest
 from conftest import QUICK_COMPILATION, ROOT
 from tiny import TINY, tiny_compiled, tiny_settings
 
+from k3m_jax.compile_check.accelerators import find_chip
 from k3m_jax.compile_check.check import DoesNotFitError, check, find_batch
 from k3m_jax.compile_check.table import table
 from k3m_jax.compile_check.topologies import Topology, open_topology
-from k3m_jax.parallel.accelerators import find_chip
 from k3m_jax.settings import Mesh, UserError
 from k3m_jax.training.flops import training_flops
 from k3m_jax.training.trainer import Trainer
@@ -22,18 +24,19 @@ from k3m_jax.training.trainer import Trainer
 GIB = 2**30
 
 
-def pretended(memory=16 * GIB):
-    """The CPU devices of this process under the name of a chip."""
+def fake_topology(memory=16 * GIB):
+    """The CPU devices of this process with the figures of a TPU."""
     chip = find_chip("TPU v5e")._replace(memory=memory)
     return Topology("v5e:2x4", jax.devices(), chip, "tpu", {})
 
 
 def check_tiny(memory=16 * GIB):
-    """The check of a step that is compiled once for all tests."""
+    """The check of a step that is compiled only once for all tests."""
     compiled = tiny_compiled(2, 4, 1)
+    lowered = types.SimpleNamespace(compile=lambda options: compiled)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "compile", lambda program, options: compiled)
-        return check(tiny_settings(mesh=Mesh(data=2, fsdp=4)), pretended(memory))
+        patch.setattr(Trainer, "lower", lambda trainer: lowered)
+        return check(tiny_settings(mesh=Mesh(data=2, fsdp=4)), fake_topology(memory))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def checked():
 
 
 @pytest.mark.slow
-def test_the_figures_hang_together(checked):
+def test_figures_are_consistent(checked):
     batch = TINY.training.batch
     assert checked.mesh == {"data": 2, "fsdp": 4, "tensor": 1}
     assert checked.model_flops == pytest.approx(training_flops(TINY) * batch / 8)
@@ -58,7 +61,7 @@ def test_the_figures_hang_together(checked):
 
 
 @pytest.mark.slow
-def test_the_table_and_the_file_tell_the_same(checked):
+def test_the_table_and_the_file_agree(checked):
     written = json.loads(json.dumps(checked.json()))
     assert written["bound"] == checked.bound
     assert written["collectives"]["all-gather"]["sent"] > 0
@@ -68,31 +71,30 @@ def test_the_table_and_the_file_tell_the_same(checked):
 
 
 @pytest.mark.slow
-def test_what_does_not_fit_says_what_would_help():
+def test_an_error_names_settings_that_would_make_the_step_fit():
     with pytest.raises(
-        DoesNotFitError,
-        match=r"needs 0\.0 GiB of .*mesh\.fsdp, 4 now.*model\.remat.*lower training\.batch, 32",
+        DoesNotFitError, match=r"mesh\.fsdp, 4 now.*model\.remat.*training\.batch, 32"
     ):
         check_tiny(memory=1000)
 
 
-def test_a_compiler_that_runs_out_of_memory_says_what_would_help(monkeypatch):
-    """As a TPU's does; a GPU's compiles whatever it is given."""
+def test_running_out_of_memory_names_settings_that_would_help(monkeypatch):
+    """Like a TPU's compiler; a GPU's never fails."""
 
-    def compile_(program, options):
+    def lower(trainer):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory.\n\nAnd so on")
 
-    monkeypatch.setattr(Trainer, "compile", compile_)
-    with pytest.raises(DoesNotFitError, match=r"out of memory; to make it fit, set model\.remat"):
-        check(tiny_settings(mesh=Mesh(data=2, fsdp=4)), pretended())
+    monkeypatch.setattr(Trainer, "lower", lower)
+    with pytest.raises(DoesNotFitError, match=r"out of memory.*model\.remat"):
+        check(tiny_settings(mesh=Mesh(data=2, fsdp=4)), fake_topology())
 
 
-def test_for_a_gpu_layers_one_by_one_are_advised_before_remat(monkeypatch):
-    def compile_(program, options):
+def test_on_a_gpu_unrolling_is_advised_before_remat(monkeypatch):
+    def lower(trainer):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory.")
 
-    monkeypatch.setattr(Trainer, "compile", compile_)
-    gpu = pretended()._replace(compiler="cuda")
+    monkeypatch.setattr(Trainer, "lower", lower)
+    gpu = fake_topology()._replace(compiler="cuda")
     with pytest.raises(DoesNotFitError, match=r"model\.unroll=true, or set model\.remat"):
         check(TINY, gpu)
     unrolled = tiny_settings(model=dataclasses.replace(TINY.model, unroll=True))
@@ -102,27 +104,27 @@ def test_for_a_gpu_layers_one_by_one_are_advised_before_remat(monkeypatch):
 
 @pytest.mark.parametrize("start", [32, 320, 3200])
 def test_the_largest_batch_is_found(monkeypatch, start):
-    """Of a step that needs 1 MB and 2 MB per item."""
+    """For a step that needs 1 MB and 2 MB per item."""
     tried = []
 
-    def pretended_check(settings, topology):
+    def fake_check(settings, topology):
         tried.append(settings.training.batch)
         total = 1e6 + 2e6 * tried[-1]
         if total > topology.chip.memory:
             raise DoesNotFitError("too large")
         return types.SimpleNamespace(batch=tried[-1], total_bytes=total)
 
-    monkeypatch.setattr("k3m_jax.compile_check.check.check", pretended_check)
+    monkeypatch.setattr("k3m_jax.compile_check.check.check", fake_check)
     training = dataclasses.replace(TINY.training, batch=start)
-    found = find_batch(tiny_settings(training=training, mesh=Mesh(data=8)), pretended(1e9))
-    assert found.batch == 480  # 499.5 items fit, 8 devices take groups of 4
+    found = find_batch(tiny_settings(training=training, mesh=Mesh(data=8)), fake_topology(1e9))
+    assert found.batch == 480  # 499.5 items fit; 8 devices take groups of 4
     assert len(tried) <= 7
     with pytest.raises(DoesNotFitError):
-        find_batch(tiny_settings(mesh=Mesh(data=8)), pretended(1e6))
+        find_batch(tiny_settings(mesh=Mesh(data=8)), fake_topology(1e6))
 
 
-def test_a_cpu_tells_no_largest_batch():
-    with pytest.raises(UserError, match="--find-batch"):
+def test_a_cpu_has_no_largest_batch():
+    with pytest.raises(UserError, match=r"find.batch"):
         find_batch(tiny_settings(mesh=Mesh(data=8)), open_topology("cpu:8"))
 
 
@@ -139,7 +141,7 @@ def test_topologies_have_a_size(name):
 
 
 @pytest.mark.parametrize(("name", "slices"), [("v5e:2x2", 0), ("h100:4", 2), ("cpu:4", 2)])
-def test_slices_are_of_tpus(name, slices):
+def test_only_tpus_have_slices(name, slices):
     with pytest.raises(UserError, match=f"--slices={slices}"):
         open_topology(name, slices)
 
@@ -165,13 +167,14 @@ def run(topology, *arguments):
     )
 
 
-def test_a_file_that_could_not_be_written_is_told_before_compiling(tmp_path):
+@pytest.mark.slow
+def test_an_unwritable_file_is_an_error_before_compiling(tmp_path):
     done = run("cpu:8", f"--json={tmp_path / 'absent' / 'check.json'}")
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].endswith(f"no folder {tmp_path / 'absent'}")
+    assert f"--json={tmp_path / 'absent' / 'check.json'}" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_on_simulated_devices(tmp_path):
     done = run("cpu:8", f"--json={tmp_path / 'check.json'}")
     assert done.returncode == 0, done.stderr
@@ -181,7 +184,7 @@ def test_the_command_on_simulated_devices(tmp_path):
     assert (written["vocabulary"], written["bound"]) == (96, None)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(
     not importlib.util.find_spec("libtpu"),
     reason="needs the TPU's compiler: pip install -r requirements-tpu.txt",

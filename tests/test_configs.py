@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 
 import jax
@@ -6,11 +7,10 @@ from conftest import ROOT
 from jax.sharding import AbstractMesh
 
 from configs import meshes
-from k3m_jax.model.network import Network
+from k3m_jax.model.network import network_of
 from k3m_jax.parallel.mesh import AXES, make_mesh
-from k3m_jax.parallel.shardings import tree_shardings
+from k3m_jax.parallel.shardings import param_shardings
 from k3m_jax.settings import Mesh, Settings, UserError
-from k3m_jax.training.state import init_state
 from k3m_jax.training.trainer import Trainer
 
 PODS = {"tpu_v5e_256": (16, 16, 1), "tpu_v5p_128": (16, 8, 1)}
@@ -35,8 +35,14 @@ def load(name, variant=""):
     return Settings.from_config(config)
 
 
+def resolved(settings):
+    task = dataclasses.replace(settings.task, classes=("one", "other"))
+    settings = dataclasses.replace(settings, task=task)
+    return settings.resolved(vocabulary=21128, classes=1600)
+
+
 def parameters(settings):
-    network = Network(settings.resolved(vocabulary=21128, classes=1600))
+    network = network_of(resolved(settings))
     shapes = jax.eval_shape(lambda: network.init_params(jax.random.key(0)))
     return sum(x.size for x in jax.tree.leaves(shapes))
 
@@ -71,21 +77,22 @@ def test_each_has_a_debug_variant(name):
 def test_each_fits_eight_devices(name, variant):
     if name in PODS and not variant:
         pytest.skip("for a pod")
-    settings = load(name, variant).resolved(vocabulary=21128, classes=1600)
-    Trainer(Network(settings), make_mesh(settings.mesh))
+    settings = resolved(load(name, variant))
+    Trainer(network_of(settings), make_mesh(settings.mesh))
 
 
 @pytest.mark.parametrize("name", PODS)
 @pytest.mark.parametrize("tensor", [1, 2, 4])
 def test_pods_spread_almost_everything(name, tensor):
-    """`tree_shardings` refuses more than 2 % of replicated bytes, and what does not divide."""
-    settings = load(name).resolved(vocabulary=21128, classes=1600)
+    """`param_shardings` refuses more than 2 % of replicated bytes, and what does not divide."""
+    settings = resolved(load(name))
     data, fsdp, _ = PODS[name]
     assert settings.mesh == Mesh(data=-1, fsdp=fsdp)
     assert settings.training.batch % (data * fsdp * settings.objectives.group) == 0
     mesh = AbstractMesh((data // tensor, fsdp, tensor), AXES)
-    boxed = jax.eval_shape(lambda: init_state(Network(settings), 0))
-    assert jax.tree.leaves(tree_shardings(mesh, boxed))
+    network = network_of(settings)
+    params = jax.eval_shape(network.init_params, jax.random.key(0))
+    assert jax.tree.leaves(param_shardings(mesh, params, network.param_axes()))
 
 
 @pytest.mark.parametrize(

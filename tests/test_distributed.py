@@ -11,7 +11,7 @@ import pytest
 from k3m_jax.parallel import distributed
 from k3m_jax.settings import Distributed, Mesh, UserError
 from tests import joint
-from tests.processes import assert_told, codes, together
+from tests.processes import assert_reports, codes, together
 
 # More than two numbers have several sums: gradients of four processes are added up in another order
 # than those of four devices of one, and Adam divides by their root (see test_step.py).
@@ -76,9 +76,9 @@ def assert_as_one(several, one):
     np.testing.assert_allclose(several["ended"], one["ended"], **ROUNDING)
 
 
-def test_told_before_they_go_on_they_stop_at_the_same_step(jointly, tmp_path):
+def test_processes_stopped_at_once_stop_at_the_same_step(jointly, tmp_path):
     stopped = jointly(2, 1, (2, 1, 1), 500, tmp_path, task="stop")["stopped"]
-    assert stopped[0] == stopped[1] < 500 + joint.ASKED - 1
+    assert stopped[0] == stopped[1] < 500 + joint.STOP_STEPS - 1
 
 
 def disturbed(workdir, cache, number):
@@ -96,21 +96,21 @@ def disturbed(workdir, cache, number):
     return codes(processes, TIMEOUT + 30)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_where_one_hangs_all_end_in_time(tmp_path, cache):
     """A process that is stopped still holds its connections: nothing fails, nothing moves."""
     assert 0 not in disturbed(tmp_path, cache, signal.SIGSTOP)
-    assert_told(tmp_path / "log.0", r"process 0 of 2 (died|stood) at step \d+")
-    assert_told(tmp_path / "log.1", rf"process 1 of 2 stood at step \d+ for {TIMEOUT} s")
+    assert_reports(tmp_path / "log.0", r"process 0 of 2 (died|stood) at step \d+")
+    assert_reports(tmp_path / "log.1", rf"process 1 of 2 stood at step \d+ for {TIMEOUT} s")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_where_one_is_killed_all_end(tmp_path, cache, number):
     """By SIGTERM too, of what has nothing to save."""
     assert 0 not in disturbed(tmp_path, cache, number)
     for i in range(2):
-        assert_told(tmp_path / f"log.{i}", rf"process {i} of 2 died at step \d+")
+        assert_reports(tmp_path / f"log.{i}", rf"process {i} of 2 died at step \d+")
 
 
 # The start.
@@ -140,7 +140,7 @@ def test_without_a_cluster_it_is_one_process(monkeypatch):
         }
 
 
-def test_off_asks_nobody(monkeypatch):
+def test_off_contacts_nobody(monkeypatch):
     with jax_says(monkeypatch, AssertionError()) as calls:
         with distributed.initialize(Distributed("off")):
             assert distributed.is_lead_process()
@@ -155,16 +155,16 @@ def test_off_asks_nobody(monkeypatch):
     ],
 )
 def test_a_start_that_fails_is_one_line(monkeypatch, capfd, settings, error):
-    with jax_says(monkeypatch, error), pytest.raises(UserError) as told:  # noqa: SIM117
+    with jax_says(monkeypatch, error), pytest.raises(UserError) as raised:  # noqa: SIM117
         with distributed.initialize(settings):
             pytest.fail("it began")
     words = " ".join(str(error).split())
-    assert str(told.value).startswith(f"distributed.coordinator={settings.coordinator}: {words}")
+    assert str(raised.value).startswith(f"distributed.coordinator={settings.coordinator}: {words}")
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.slow
-def test_others_that_do_not_come_are_told(tmp_path):
+@pytest.mark.long
+def test_processes_that_do_not_come_are_reported(tmp_path):
     arguments = "tests.joint", "look", "127.0.0.1:1", 2, 1, "2,1,1", 1, tmp_path, 5
     (process,) = together(lambda *_: arguments, 1, 1, tmp_path, tmp_path / "log")
     assert codes([process], 60) != [0]

@@ -7,9 +7,9 @@ import pytest
 
 from k3m_jax.data.build.local import BuildArguments, build
 from k3m_jax.synthetic_shop.catalogue import make_catalogue
-from k3m_jax.training.metric_writer import METRICS, read_metrics
-from k3m_jax.training.preemption import EXIT_PREEMPTED
-from tests.processes import assert_told, codes, joining, together
+from k3m_jax.training.loop import EXIT_PREEMPTED
+from k3m_jax.training.progress import METRICS, read_metrics
+from tests.processes import assert_reports, codes, joining, together
 
 STEPS = 36  # jax looks for signals once a second, in which a fast machine takes many steps
 
@@ -64,7 +64,7 @@ def wait_for_steps(workdir, count, processes):
         time.sleep(0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_whatever_ends_two_the_run_goes_on_as_if_nothing_had(folder, start, cache):
     undisturbed = start("whole", 1)
     workdir = folder / "run"
@@ -93,10 +93,10 @@ def test_whatever_ends_two_the_run_goes_on_as_if_nothing_had(folder, start, cach
     assert "link MRR" not in (folder / "evaluate2.1").read_text()
 
 
-def assert_all_save(workdir, told, number, processes):
-    """One is told to stop, and all save the same step."""
+def assert_all_save(workdir, signalled, number, processes):
+    """One gets the signal, and all save the same step."""
     wait_for_steps(workdir, 2, processes)
-    processes[told].send_signal(number)
+    processes[signalled].send_signal(number)
     assert codes(processes) == [EXIT_PREEMPTED] * 2
     saved = [int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal()]
     assert max(saved) == step_of(workdir) < STEPS
@@ -105,12 +105,12 @@ def assert_all_save(workdir, told, number, processes):
 
 
 def assert_all_end(workdir, killed, processes):
-    """One is killed, and all end soon and tell it."""
+    """One is killed, and all end soon and report it."""
     wait_for_steps(workdir, 2, processes)
     processes[killed].kill()
     assert 0 not in codes(processes, 60)
     for i in range(2):
-        assert_told(said_by(workdir, i), rf"process {i} of 2 died at .*\bstep \d+")
+        assert_reports(said_by(workdir, i), rf"process {i} of 2 died at .*\bstep \d+")
 
 
 def said_by(workdir, process):

@@ -4,18 +4,18 @@ import json
 import jax
 import numpy as np
 import pytest
+from random_batch import random_batch
 from tiny import TINY, tiny_settings
 
-from k3m_jax.data.input.batch import random_batch
+from k3m_jax import objectives
+from k3m_jax.data.input.pipeline import Inputs
 from k3m_jax.data.input.tokenizer import Tokenizer, count_words, train_wordpiece
 from k3m_jax.data.store.value_vocabulary import ValueVocabulary
 from k3m_jax.evaluation import evaluator as evaluator_module
-from k3m_jax.evaluation.evaluator import Evaluator, item_sums, make_evaluator
+from k3m_jax.evaluation.evaluator import Evaluator, item_sums
 from k3m_jax.model.k3m import Outputs, Product
 from k3m_jax.model.network import Network
-from k3m_jax.objectives import pretraining
 from k3m_jax.parallel.mesh import make_mesh
-from k3m_jax.parallel.shardings import unbox
 from k3m_jax.settings import Mesh, UserError
 from tests.products import inputs, memory_shards, products, settings_for
 
@@ -57,14 +57,16 @@ def network():
 @pytest.fixture(scope="module")
 def params(network):
     rng = np.random.default_rng(0)
-    shapes = unbox(jax.eval_shape(network.init_params, jax.random.key(0)))
+    shapes = jax.eval_shape(network.init_params, jax.random.key(0))
     return jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
 
 
 def make(network, tokenizer, batches, mesh=None):
     mesh = make_mesh(mesh or Mesh(data=1))
-    training = [random_batch(TINY, 16, 99)]
-    return Evaluator(network, mesh, lambda: batches, lambda: training, TABLE, tokenizer)
+    made = Evaluator(network, mesh, Inputs((), tokenizer, TABLE))
+    made._held_out = lambda: batches
+    made._training = lambda: [random_batch(TINY, 16, 99)]
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,8 @@ def on_other_batches(evaluator, network, tokenizer):
 def test_item_sums_add_up_to_the_batch(variant):
     batch = held_out()[0]
     mom = dataclasses.replace(TINY.objectives.mom, variant=variant)
-    objectives = dataclasses.replace(TINY.objectives, mom=mom)
+    settings = tiny_settings(objectives=dataclasses.replace(TINY.objectives, mom=mom))
+    active = objectives.active(settings)
     regions = TINY.image.classes if variant == "kl" else TINY.image.input_dim
     rng = np.random.default_rng(1)
     shapes = {
@@ -101,30 +104,30 @@ def test_item_sums_add_up_to_the_batch(variant):
         product=Product(None, None, rng.normal(size=(16, 32)), None),
         **{name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()},
     )
-    whole = pretraining.sums(outputs, batch, objectives, key=None)
-    by_item = jax.jit(item_sums, static_argnums=2)(outputs, batch, objectives)
+    whole = objectives.sums(active, outputs, batch, key=None)
+    by_item = jax.jit(item_sums, static_argnums=0)(active, outputs, batch)
     for name in whole:
         for part, expected in zip(by_item[name], whole[name], strict=True):
             assert part.shape == (16,)
             np.testing.assert_allclose(part.sum(), expected, rtol=1e-5)
-    # The third item's sums are those of a batch in which only it is asked.
+    # The third item's sums are those of a batch in which only it has targets.
     alone = {
         k: v * (np.arange(16) == 3).reshape(-1, *[1] * (v.ndim - 1)) if "weights" in k else v
         for k, v in batch.items()
     }
-    for name, value in pretraining.sums(outputs, alone, objectives, key=None).items():
+    for name, value in objectives.sums(active, outputs, alone, key=None).items():
         np.testing.assert_allclose(by_item[name].total[3], value.total, rtol=1e-5)
 
 
 def test_equals_one_batch_of_everything(evaluator, network, params):
-    """Averages are of all questions: not of batches, whose weights differ."""
+    """Averages are over all targets: not over batches, whose weights differ."""
     batches = held_out()
     names = [name for name in batches[0] if name != "link_known"]
     joined = {name: np.concatenate([b[name] for b in batches]) for name in names}
     apply = jax.jit(network.apply)
     outputs = [apply(params, {name: b[name] for name in names}) for b in batches]
     outputs = jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
-    sums = pretraining.sums(outputs, joined, TINY.objectives, key=None)
+    sums = objectives.sums(objectives.active(TINY), outputs, joined, key=None)
     found = evaluator(params)
     for name, key in (
         ("mlm_loss", "mlm"),
@@ -137,15 +140,15 @@ def test_equals_one_batch_of_everything(evaluator, network, params):
         assert found[name] == pytest.approx(expected, rel=1e-5)
     total = found["mlm_loss"] + found["mom_loss"] + found["lpm_loss"]
     assert found["loss"] == pytest.approx(total)
-    assert found["questions/tokens"] == joined["mlm_weights"].sum()
-    assert found["questions/regions"] == joined["mom_weights"].sum()
+    assert found["targets/mlm_tokens"] == joined["mlm_weights"].sum()
+    assert found["targets/mom_regions"] == joined["mom_weights"].sum()
     colour = joined["link_target"]
     start, end = TABLE.range("colour")
-    assert found["questions/links"] == ((start <= colour) & (colour < end)).sum()
-    assert found["questions/trivial_links_skipped"] == (colour == TABLE.id("one", "only")).sum()
+    assert found["targets/lpm_links"] == ((start <= colour) & (colour < end)).sum()
+    assert found["targets/trivial_links_skipped"] == (colour == TABLE.id("one", "only")).sum()
 
 
-def test_floors_and_links_are_there(evaluator, params):
+def test_baselines_and_links_are_there(evaluator, params):
     found = evaluator(params)
     for name in (
         "loss",
@@ -202,18 +205,18 @@ def test_devices_change_nothing(network, tokenizer, params, evaluator):
 def test_no_triple_at_all(on_other_batches, params):
     found = on_other_batches(held_out(links=False))(params)
     assert not [name for name in found if "link_" in name or "lpm" in name]
-    assert found["questions/trivial_links_skipped"] == 0
+    assert found["targets/trivial_links_skipped"] == 0
     assert found["loss"] == pytest.approx(found["mlm_loss"] + found["mom_loss"])
     json.loads(json.dumps(found, allow_nan=False))
 
 
-def test_an_empty_split_is_said(on_other_batches, params):
+def test_an_empty_split_is_refused(on_other_batches, params):
     with pytest.raises(UserError, match=r"data\.valid_split"):
         on_other_batches([])(params)
 
 
-def test_the_floors_read_their_sample_and_nothing_ahead_of_it(monkeypatch):
-    monkeypatch.setattr(evaluator_module, "FLOOR_ITEMS", 20)
+def test_the_baseline_reads_its_sample_and_nothing_ahead_of_it(monkeypatch):
+    monkeypatch.setattr(evaluator_module, "BASELINE_ITEMS", 20)
     given = inputs(memory_shards(products(200), products(4, first=200)))
     settings = settings_for(given, training=dataclasses.replace(TINY.training, batch=16))
     read = []
@@ -225,6 +228,6 @@ def test_the_floors_read_their_sample_and_nothing_ahead_of_it(monkeypatch):
 
     (shards,) = given.shard_sets
     shards.splits["train"] = Reading(shards.splits["train"])
-    made = make_evaluator(Network(settings), make_mesh(Mesh(data=1)), given)
+    made = Evaluator(Network(settings), make_mesh(Mesh(data=1)), given)
     assert len(list(made._training())) == 2
     assert len(read) == 2 * 16

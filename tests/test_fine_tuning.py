@@ -1,4 +1,4 @@
-"""Fine-tuning by the same loop: what its batches hold, what it takes over, that it learns."""
+"""Fine-tuning by the same loop: what its batches hold, what it inherits, that it learns."""
 
 import dataclasses
 import functools
@@ -10,14 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from k3m_jax.data.catalog.pairs import Pair
 from k3m_jax.data.input.pipeline import train_batches
-from k3m_jax.model.task_network import TaskNetwork, network_of, split_params
-from k3m_jax.objectives import downstream
+from k3m_jax.data.store.pairs import Pair
+from k3m_jax.evaluation.embedding import Embedder
+from k3m_jax.model.network import TaskNetwork, flat, network_of, split_params
+from k3m_jax.objectives import target_weights
 from k3m_jax.parallel.mesh import make_mesh
-from k3m_jax.pretrained.weights_file import flat
-from k3m_jax.runs import fine_tuning
+from k3m_jax.runs.task_evaluation import TaskEvaluation, TaskEvaluator
+from k3m_jax.runs.training_run import with_pretrained_settings
 from k3m_jax.settings import Corruption, Mesh, Task, UserError
+from k3m_jax.tasks.alignment import AlignmentObjective
+from k3m_jax.tasks.questions import QuestionObjective
 from k3m_jax.training.trainer import Trainer
 from tests import products as made
 from tests.test_tasks import shards_of
@@ -27,17 +30,17 @@ TASKS = ("classification", "alignment", "questions")
 
 
 def item(number):
-    """The title alone tells the colour."""
+    """The title alone has the colour."""
     name = made.COLOURS[number % 4]
     triples = [("brand", made.BRANDS[number // 4 % 3]), ("colour", name)]
-    return made.record(number, triples, title=f"{name} thing", category=name)
+    return dataclasses.replace(made.record(number, triples, title=f"{name} thing"), category=name)
 
 
 @pytest.fixture(scope="module")
 def given():
     items = {"train": [item(i) for i in range(48)], "valid": [item(i) for i in range(100, 116)]}
     pairs = [
-        Pair(split, a["id"], b["id"], int(a["category"] == b["category"]), "", "", "")
+        Pair(split, a.id, b.id, int(a.category == b.category), "", "", "")
         for split, found in items.items()
         for a, b in (*zip(found, found[4:], strict=False), *itertools.pairwise(found))
     ]
@@ -45,12 +48,12 @@ def given():
 
 
 def settings_of(given, name, **changes):
-    asked = TINY.objectives
+    tiny = TINY.objectives
     objectives = dataclasses.replace(
-        asked,
-        mlm=dataclasses.replace(asked.mlm, rate=0.0),
-        mom=dataclasses.replace(asked.mom, rate=0.0),
-        lpm=dataclasses.replace(asked.lpm, negative_values=5),
+        tiny,
+        mlm=dataclasses.replace(tiny.mlm, rate=0.0),
+        mom=dataclasses.replace(tiny.mom, rate=0.0),
+        lpm=dataclasses.replace(tiny.lpm, negative_values=5),
     )
     sides = {"first_shown": ("title",), "second_shown": ("title",)}
     task = Task(name=name, hidden_properties=("colour",), **sides)
@@ -60,11 +63,11 @@ def settings_of(given, name, **changes):
 def test_a_run_to_start_from_that_is_not_there_is_named(tmp_path):
     missing = dataclasses.replace(TINY, init_from=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"init_from: there is no .*nowhere"):
-        fine_tuning.with_pretrained_settings(missing)
+        with_pretrained_settings(missing)
 
 
 def batches(given, settings, count):
-    found = train_batches(settings, *given)
+    found = train_batches(settings, given)
     yield from itertools.islice(found, count)
     found.close()
 
@@ -73,9 +76,7 @@ def batches(given, settings, count):
 def test_nothing_is_masked_and_every_example_is_labelled(given, name):
     settings = settings_of(given, name)
     for batch in batches(given, settings, 3):
-        assert not batch["mlm_weights"].any()
-        assert not batch["region_hidden"].any()
-        assert not batch["mom_weights"].any()
+        assert not {"mlm_weights", "mom_weights", "region_hidden"} & batch.keys()
         weights = batch["label_weights"].reshape(-1, 2 if name == "alignment" else 1)
         assert weights[:, 0].all()
         assert not weights[:, 1:].any()
@@ -97,7 +98,7 @@ def test_a_pair_is_two_rows_side_by_side(given):
 
 
 def test_candidates_are_of_the_property_and_of_others_the_true_one_first(given):
-    asked = {"colour": set(made.COLOURS), "brand": set(made.BRANDS)}
+    values = {"colour": set(made.COLOURS), "brand": set(made.BRANDS)}
     seen = set()
     for batch in batches(given, settings_of(given, "questions"), 2):
         for row, tokens in enumerate(batch["link_tokens"]):
@@ -106,18 +107,18 @@ def test_candidates_are_of_the_property_and_of_others_the_true_one_first(given):
             used = list(itertools.compress(texts, usable))
             (name,) = {text[0] for text in used}
             seen.add(name)
-            own = [text[1] in asked[name] for text in used]
+            own = [text[1] in values[name] for text in used]
             assert own[0]
             assert 0 < sum(own[1:]) <= 3
             assert not all(own)
             shown = given.tokenizer.decode(batch["knowledge_tokens"][row]).split()
             assert not {name, used[0][1]} & set(shown)
-    assert seen == set(asked)
+    assert seen == set(values)
 
 
 def test_a_task_masks_nothing():
     with pytest.raises(UserError, match="masks nothing"):
-        dataclasses.replace(TINY, task=Task(name="classification")).check()
+        dataclasses.replace(TINY, task=Task(name="classification")).validate()
 
 
 @pytest.mark.parametrize(("task", "release"), [("questions", False), ("alignment", True)])
@@ -134,45 +135,44 @@ def test_the_head_is_added_to_the_models_own_parameters(given, task, release):
     assert head
 
 
-def test_a_pair_is_asked_once():
+def test_a_pair_counts_once():
     logits = jnp.array([2.0, -1.0])
     batch = {"label": jnp.array([1, 0, 1, 0]), "label_weights": jnp.array([1.0, 0, 1, 0])}
-    sums = downstream.sums_of("alignment")(logits, batch, TINY.objectives, None)
+    objective = AlignmentObjective.from_settings(TINY)
+    sums = objective.sums(logits, batch, None)
     wanted = np.log1p(np.exp(-2.0)) + np.log1p(np.exp(1.0))
     assert sums["task"].total == pytest.approx(wanted)
     assert tuple(sums["task_accuracy"]) == (1, 2)
-    assert downstream.weights(batch)["task"] == sums["task"].weight
+    assert target_weights([objective], batch)["task"] == sums["task"].weight
 
 
-def test_candidates_that_there_are_not_take_no_part():
+def test_missing_candidates_take_no_part():
     scores = jnp.array([[1.0, 9.0, 0.0], [0.0, 5.0, 5.0]])
     usable = jnp.array([[0.0, 1], [0, 0]])
-    loss, right = downstream.candidate_cross_entropy(scores, usable, jnp.ones(2))
+    loss, right = QuestionObjective.losses(scores, usable, jnp.ones(2))
     assert loss.total == pytest.approx(np.log(1 + np.exp(-1.0)))
     assert (loss.weight, right.total) == (1, 1)
-    gradient = jax.grad(
-        lambda x: downstream.candidate_cross_entropy(x, usable, jnp.ones(2))[0].total
-    )(scores)
+    gradient = jax.grad(lambda x: QuestionObjective.losses(x, usable, jnp.ones(2))[0].total)(scores)
     assert jnp.isfinite(gradient).all()
     assert not gradient[1].any()
 
 
 @pytest.fixture(scope="module")
 def learned(given):
-    """By task: its program, the parameters after some steps, what was measured before and after."""
+    """By task: its trainer, the parameters after some steps, what was measured before and after."""
     training = dataclasses.replace(TINY.training, steps=60, batch=16)
     optimizer = dataclasses.replace(TINY.optimizer, learning_rate=3e-3)
 
     @functools.cache
     def of(name):
         settings = settings_of(given, name, training=training, optimizer=optimizer)
-        program = Trainer(network_of(settings), make_mesh(Mesh(data=1)))
-        evaluate = fine_tuning.evaluator_of(program.network, program.mesh, given)
-        state = program.init()
+        trainer = Trainer(network_of(settings), make_mesh(Mesh(data=1)))
+        evaluate = TaskEvaluator(trainer.network, trainer.mesh, given)
+        state = trainer.init()
         before = evaluate(state.params)
         for batch in batches(given, settings, training.steps):
-            state, _ = program.step(state, program.place(batch))
-        return program, state.params, before, evaluate(state.params)
+            state, _ = trainer.step(state, trainer.place(batch))
+        return trainer, state.params, before, evaluate(state.params)
 
     return of
 
@@ -188,17 +188,18 @@ def test_learns(learned, name, metric):
 
 
 @pytest.mark.slow
-def test_is_measured_beside_the_floors(given, learned, tmp_path):
-    program, params, _, after = learned("classification")
+def test_is_measured_next_to_the_baselines(given, learned, tmp_path):
+    trainer, params, _, after = learned("classification")
     corrupt = [Corruption(), Corruption("TMR", 1.0), Corruption("TMR", 0.5)]
-    clean, without, half = fine_tuning.measure(
-        program.network, program.mesh, given, params, 60, "valid", corrupt
-    )
+    network, (model, head) = trainer.network, split_params(params)
+    embedder = Embedder(network.backbone, trainer.mesh, given.tokenizer, model)
+    evaluation = TaskEvaluation(network.settings, given, embedder, 60, "valid", head=head)
+    clean, without, half = map(evaluation.report, corrupt)
     assert without.rows[0].model.value < half.rows[0].model.value < clean.rows[0].model.value
     assert clean.rows[0].model.value == after["accuracy"]
     assert without.rows[0].model.value < clean.rows[0].model.value - 0.1
-    floors = clean.rows[0].floors
-    assert (floors["majority"].value, floors["title naive Bayes"].value) == (0.25, 1.0)
+    baselines = clean.rows[0].baselines
+    assert (baselines["majority"].value, baselines["title naive Bayes"].value) == (0.25, 1.0)
     names = clean.write(tmp_path)
     assert names[0] == "evaluation-classification-valid.json"
     assert json.loads((tmp_path / names[0]).read_text())["checkpoint"] == 60

@@ -6,15 +6,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from k3m_jax.model.fusion import Fusion, straight_through_choice
+from k3m_jax.model.interaction import Fusion, choose
+from k3m_jax.model.layers import Numerics
 
 RNG = np.random.default_rng(0)
 A, B = (RNG.normal(size=(2, 3, 8)).astype(np.float32) for _ in range(2))
 
 
 def _fusion(mode, deterministic=True):
-    module = Fusion(mode, "embed", jnp.float32, deterministic)
-    init = Fusion(mode, "embed", jnp.float32, True).init(jax.random.key(0), A, B, temperature=1.0)
+    module, still = (
+        Fusion(mode, "embed", Numerics(0.0, jnp.dtype("float32"), each))
+        for each in (deterministic, True)
+    )
+    init = still.init(jax.random.key(0), A, B, temperature=1.0)
     params = jax.tree.map(
         lambda a: jnp.asarray(RNG.normal(size=a.shape), jnp.float32), nn.unbox(init)
     )
@@ -81,12 +85,9 @@ def test_logits_are_not_squashed_so_that_choices_can_become_sure():
 
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
 def test_the_choice_has_the_gradient_of_its_softmax(temperature):
-    logits = jnp.asarray(RNG.normal(size=(2, 4)), jnp.float32)
-    weights = jnp.asarray(RNG.normal(size=(2, 4)), jnp.float32)
-    ours = jax.grad(lambda z: (weights * straight_through_choice(z, temperature, None)).sum())(
-        logits
-    )
-    soft = jax.grad(lambda z: (weights * jax.nn.softmax(z / temperature, -2)).sum())(logits)
+    logits, stack = (jnp.asarray(RNG.normal(size=(2, 4)), jnp.float32) for _ in range(2))
+    ours = jax.grad(lambda z: choose(stack, z, temperature).sum())(logits)
+    soft = jax.grad(lambda z: (stack * jax.nn.softmax(z / temperature, -2)).sum())(logits)
     np.testing.assert_allclose(ours, soft, rtol=1e-5)
-    choice = straight_through_choice(logits, temperature, None)
-    np.testing.assert_allclose(choice, jax.nn.one_hot(logits.argmax(-2), 2, axis=-2), atol=1e-6)
+    chosen = np.where(logits[0] > logits[1], *stack)
+    np.testing.assert_allclose(choose(stack, logits, temperature), chosen, atol=1e-6)

@@ -1,4 +1,4 @@
-"""What a grid holds, in which order, and what its file of results says is done."""
+"""The trials of a grid, their order, and which of them its results file has."""
 
 import json
 
@@ -28,40 +28,45 @@ def small(**changes):
     return config
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def grid():
     return Grid.parse(small().to_dict())
 
 
-def test_cells_are_the_parts_products_each_once_and_a_seed_is_whole_first(grid):
-    cells = list(grid.cells())
+@pytest.fixture(scope="module")
+def catalogue_grid():
+    return Grid.parse(get_config().to_dict())
+
+
+def test_trials_are_the_products_of_the_blocks_seed_by_seed_without_repetition(grid):
+    trials = list(grid.trials())
     task = "classification"
     of_a = [
         FIRST,
         Trial("shop", "a", 0, task, "", ""),
         Trial("shop", "a", 0, task, "", "TMR100"),
     ]
-    of_b = [cell._replace(model="b") for cell in of_a]
+    of_b = [trial._replace(model="b") for trial in of_a]
     of_seed = [*of_a, *of_b, Trial("shop", "a", 0, task, "MNR50", "")]
-    assert cells == [*of_seed, *(cell._replace(seed=1) for cell in of_seed)]
-    lanes = grid.lanes()
-    assert list(lanes) == [RunGroup("shop", m, s) for s in (0, 1) for m in ("a", "b")]
-    assert lanes[RunGroup("shop", "a", 0)] == [*of_a, of_seed[-1]]
+    assert trials == [*of_seed, *(trial._replace(seed=1) for trial in of_seed)]
+    groups = grid.run_groups()
+    assert list(groups) == [RunGroup("shop", m, s) for s in (0, 1) for m in ("a", "b")]
+    assert groups[RunGroup("shop", "a", 0)] == [*of_a, of_seed[-1]]
 
 
-def test_a_part_of_some_seeds_is_left_out_of_the_others():
-    part = {"seeds": (1,), "models": ("a",), "tasks": ("classification",), "training": "MNR50"}
-    grid = Grid.parse(small(parts=({"corruptions": ("TMR100",)}, part)).to_dict())
-    assert [cell.seed for cell in grid.cells() if cell.training] == [1]
-    assert {cell.seed for cell in grid.cells()} == {0, 1}
+def test_a_block_may_be_limited_to_some_seeds():
+    block = {"seeds": (1,), "models": ("a",), "tasks": ("classification",), "training": "MNR50"}
+    grid = Grid.parse(small(parts=({"corruptions": ("TMR100",)}, block)).to_dict())
+    assert [trial.seed for trial in grid.trials() if trial.training] == [1]
+    assert {trial.seed for trial in grid.trials()} == {0, 1}
 
 
-def test_a_fingerprint_is_of_what_decides_the_measurement(grid):
-    cell = Trial("shop", "a", 0, "classification", "", "TMR100")
-    before = grid.fingerprint(cell)
-    assert grid.fingerprint(cell._replace(seed=1, corruption="")) == before
+def test_a_fingerprint_covers_what_determines_the_measurement(grid):
+    trial = Trial("shop", "a", 0, "classification", "", "TMR100")
+    before = grid.fingerprint(trial)
+    assert grid.fingerprint(trial._replace(seed=1, corruption="")) == before
     assert grid.fingerprint(FIRST) != before
-    for change, of_cell, of_pretraining in (
+    for change, of_trial, of_pretraining in (
         ({"tasks.classification.training.steps": 7}, True, False),
         ({"models.a.training.steps": 7}, True, True),
         ({"models.b.training.steps": 7}, False, False),
@@ -71,7 +76,7 @@ def test_a_fingerprint_is_of_what_decides_the_measurement(grid):
         config = small()
         config.update_from_flattened_dict(change)
         changed = Grid.parse(config.to_dict())
-        assert (changed.fingerprint(cell) != before) == of_cell, change
+        assert (changed.fingerprint(trial) != before) == of_trial, change
         assert (changed.fingerprint(FIRST) != grid.fingerprint(FIRST)) == of_pretraining, change
 
 
@@ -95,20 +100,20 @@ def test_a_fingerprint_is_of_what_decides_the_measurement(grid):
         ),
         (
             {"tasks": dict.fromkeys(("x", "x-MNR50"), finetune_classification.get_config())},
-            "tasks: 'x learned from MNR50' and 'x-MNR50' would share",
+            "tasks: 'x trained with MNR50' and 'x-MNR50' would share",
         ),
         ({"seeds": ("one",)}, "seeds.0.: int is expected"),
         ({"sedes": (1,)}, "look at 'sedes'"),
     ],
 )
-def test_a_mistake_is_named(change, message):
+def test_errors_name_the_key(change, message):
     with pytest.raises(UserError, match=message):
         Grid.parse(small(**change).to_dict())
 
 
-def test_the_grid_of_the_embedded_catalogue_has_what_the_comparison_needs():
-    grid = Grid.parse(get_config().to_dict())
-    lanes = grid.lanes()
+def test_the_grid_of_the_embedded_catalogue_covers_the_comparison(catalogue_grid):
+    grid = catalogue_grid
+    groups = grid.run_groups()
     pkg = [name for name in BASELINES if name.endswith("_pkg")]
     assert len(grid.seeds) >= 3
     assert len(grid.data) == 2
@@ -123,21 +128,21 @@ def test_the_grid_of_the_embedded_catalogue_has_what_the_comparison_needs():
             "lxmert",
             "lxmert_pkg",
         ):
-            cells = lanes[RunGroup(data, model, seed)]
+            trials = groups[RunGroup(data, model, seed)]
             tasks = ("classification", "alignment", "questions")
-            headline = [c for c in cells if not c.training and c.task in tasks]
+            headline = [t for t in trials if not t.training and t.task in tasks]
             assert len(headline) == len(tasks) * (1 + 9 * 4)
-            assert {c.task for c in headline} == set(tasks)
+            assert {t.task for t in headline} == set(tasks)
     for model in ABLATIONS:
-        cells = lanes[RunGroup(low, model, 0)]
-        assert {c.corruption for c in cells} == {"", "TMR100", "TNR100"}
-    corrupt = {c.training: set() for c in grid.cells() if c.training}
-    for cell in grid.cells():
-        if cell.training:
-            corrupt[cell.training].add(cell.model)
+        trials = groups[RunGroup(low, model, 0)]
+        assert {t.corruption for t in trials} == {"", "TMR100", "TNR100"}
+    corrupt = {t.training: set() for t in grid.trials() if t.training}
+    for trial in grid.trials():
+        if trial.training:
+            corrupt[trial.training].add(trial.model)
     assert list(corrupt) == ["MNR50", "TMR100", "TNR100"]
     assert all(models >= {"k3m", *pkg} for models in corrupt.values())
-    longer = {c.model for c in grid.cells() if c.task == "long classification"}
+    longer = {t.model for t in grid.trials() if t.task == "long classification"}
     assert longer == {"k3m", *pkg}
 
 
@@ -149,15 +154,15 @@ def halve(model):
 
 
 @pytest.mark.parametrize("variant", ["wide", "longer", "longest"])
-def test_a_variant_asks_what_the_whole_grid_has_asked_of_other_models(variant):
-    """So that what it measures can be held against a line of the whole grid."""
+def test_a_variant_has_trials_of_the_whole_grid(variant, catalogue_grid):
+    """So that its results are comparable with those of the whole grid."""
     whole, varied = get_config(), get_config(variant)
-    cells = set(Grid.parse(varied.to_dict()).cells())
-    assert {cell.task for cell in cells} == {"pretraining", "questions", "long classification"}
+    trials = set(Grid.parse(varied.to_dict()).trials())
+    assert {trial.task for trial in trials} == {"pretraining", "questions", "long classification"}
     at_worst = {f"{each}100" for each in SETTINGS}
-    assert {cell.corruption for cell in cells} == {"", *at_worst, "TNR20", "TNR50"}
-    assert len(cells) == 3 * (1 + 2 * 10 + 2)
-    assert cells < set(Grid.parse(whole.to_dict()).cells())
+    assert {trial.corruption for trial in trials} == {"", *at_worst, "TNR20", "TNR50"}
+    assert len(trials) == 3 * (1 + 2 * 10 + 2)
+    assert trials < set(catalogue_grid.trials())
     assert all(varied.tasks[task] == whole.tasks[task] for task in varied.tasks)
     assert varied.data["overlap 20 %"] == whole.data["overlap 20 %"]
     for name, config in varied.models.items():
@@ -165,7 +170,7 @@ def test_a_variant_asks_what_the_whole_grid_has_asked_of_other_models(variant):
         if variant == "wide":
             halve(now.model)
             if name == "vlbert_pkg":
-                assert now.model.text.width == 88  # of 80: more than twice, to cost as much
+                assert now.model.text.width == 88  # instead of 80, to equal the cost
                 now.model.text.width = 80
             now.optimizer.learning_rate *= 2
         else:
@@ -174,54 +179,47 @@ def test_a_variant_asks_what_the_whole_grid_has_asked_of_other_models(variant):
         assert now == before, name
 
 
-def test_an_unknown_variant_is_told():
+def test_an_unknown_variant_is_an_error():
     with pytest.raises(UserError, match="'big' is not one of debug, wide, longer, longest"):
         get_config("big")
 
 
-def add(path, grid, cell):
+def append(path, grid, trial):
     content = {"metrics": {"accuracy": {"value": 0.5, "interval": None}}}
-    results.add(path, cell, grid.fingerprint(cell._replace(model="a")), content)
+    results.append(path, trial, grid.fingerprint(trial._replace(model="a")), content)
 
 
-def test_results_are_what_was_added_and_a_line_cut_short_is_not_done(grid, tmp_path):
+def test_results_are_read_back_and_a_truncated_line_does_not_count(grid, tmp_path):
     path = tmp_path / "results.jsonl"
-    assert results.done(path, grid) == set()
-    cells = list(grid.cells())[:3]
-    for cell in cells:
-        add(path, grid, cell)
-    add(path, grid, cells[0]._replace(model="majority"))  # a floor is a result, but no cell
-    assert results.done(path, grid) == set(cells)
-    assert results.read_results(path)[cells[1]]["metrics"]["accuracy"]["value"] == 0.5
+    assert results.finished_trials(path, grid) == set()
+    trials = list(grid.trials())[:3]
+    for trial in trials:
+        append(path, grid, trial)
+    append(path, grid, trials[0]._replace(model="majority"))  # a result, but not a trial
+    assert results.finished_trials(path, grid) == set(trials)
+    assert results.read_results(path)[trials[1]]["metrics"]["accuracy"]["value"] == 0.5
     whole = path.read_text()
     path.write_text(whole[:-20])
-    assert results.done(path, grid) == set(cells)
+    assert results.finished_trials(path, grid) == set(trials)
     first, second = whole.splitlines(keepends=True)[:2]
-    for end in (-1, -3, -20):  # behind an inner brace, too
+    for end in (-1, -3, -20):  # also after an inner brace
         path.write_text(first + second.rstrip("\n")[:end])
-        assert results.done(path, grid) == {cells[0]}
+        assert results.finished_trials(path, grid) == {trials[0]}
+    append(path, grid, trials[2])  # on a line of its own
+    assert results.finished_trials(path, grid) == {trials[0], trials[2]}
 
 
-def test_after_a_line_cut_short_the_next_result_is_a_line_of_its_own(grid, tmp_path):
+def test_results_of_another_grid_and_invalid_lines_are_errors(grid, tmp_path):
     path = tmp_path / "results.jsonl"
-    cells = list(grid.cells())[:2]
-    add(path, grid, cells[0])
-    path.write_text(path.read_text()[:-20])
-    add(path, grid, cells[1])
-    assert results.done(path, grid) == {cells[1]}
-
-
-def test_results_of_another_grid_are_refused_and_a_foreign_line_is_named(grid, tmp_path):
-    path = tmp_path / "results.jsonl"
-    add(path, Grid.parse(small(split="valid").to_dict()), FIRST)
-    with pytest.raises(UserError, match="shop, a, pretraining was measured with other settings"):
-        results.done(path, grid)
+    append(path, Grid.parse(small(split="valid").to_dict()), FIRST)
+    with pytest.raises(UserError, match="shop, a, pretraining was measured with settings"):
+        results.finished_trials(path, grid)
     path.write_text(json.dumps({"data": "shop"}) + "\n")
-    with pytest.raises(UserError, match=r"results\.jsonl:1: this is no result of a grid"):
-        results.done(path, grid)
+    with pytest.raises(UserError, match=r"results\.jsonl:1:"):
+        results.finished_trials(path, grid)
 
 
-def test_the_grid_of_real_products_never_shows_text_on_both_sides_nor_names_a_class():
+def test_the_grid_of_real_products_hides_text_that_gives_the_answer():
     grid = Grid.parse(grid_real_products.get_config("shops,minilm").to_dict())
     assert {products.folds for products in grid.data.values()} == {5}
     for name, settings in grid.tasks.items():
@@ -233,61 +231,64 @@ def test_the_grid_of_real_products_never_shows_text_on_both_sides_nor_names_a_cl
             assert ("style" in task.hidden_properties) == ("luma" in task.catalogues), name
     wide = {name: model.init_from for name, model in grid.models.items() if "minilm" in name}
     assert wide == {"k3m_minilm": "minilm", "k3m_minilm_size": ""}
-    with pytest.raises(UserError, match="names the products' folder"):
+    with pytest.raises(UserError, match="CATALOGUE"):
         grid_real_products.get_config()
 
 
-def test_floors_are_lacking_until_they_are_there_whoever_measures_them(tmp_path):
-    """Of products that each seed cuts anew, in each seed; of others once."""
+def test_trivial_baselines_are_needed_once_or_per_seed_of_folds(tmp_path, catalogue_grid):
     path = tmp_path / results.RESULTS
 
-    def lacking(grid):
-        cells = [cell for cell in grid.cells() if cell.task == "alignment"]
-        seeds = {cell.seed for cell in cells if cell.model == "vlbert"}
-        wanted = {seed: [c for c in cells if c.seed == seed and not c.training] for seed in seeds}
-        return [seed for seed in seeds if results.lacks_floors(path, grid, wanted[seed])]
+    def seeds_in_need(grid):
+        trials = [trial for trial in grid.trials() if trial.task == "alignment"]
+        seeds = {trial.seed for trial in trials if trial.model == "vlbert"}
+        wanted = {seed: [t for t in trials if t.seed == seed and not t.training] for seed in seeds}
+        return [s for s in seeds if results.needs_trivial_baselines(path, grid, wanted[s])]
 
-    embedded = Grid.parse(get_config().to_dict())
     real = Grid.parse(grid_real_products.get_config("shops").to_dict())
-    assert lacking(embedded) == lacking(real) == [0, 1, 2]
-    for grid in (embedded, real):
-        for cell in grid.cells():
-            asked = cell.task in ("alignment", "classification") and not cell.training
-            if (cell.model, cell.seed) == ("lxmert", 1) and asked:
-                for floor in TRIVIAL_BASELINES:
-                    named = cell._replace(model=floor)
-                    told = {"metrics": {"auc": {"value": 0.5}}}
-                    results.add(path, named, grid.fingerprint(cell), told)
-    assert lacking(real) == [0, 2]
-    assert lacking(embedded) == [0]  # which has a level of data more
-    own = [c for c in embedded.cells() if (c.model, c.task) == ("vlbert", "classification")]
-    own = [cell for cell in own if cell.data == "overlap 20 %"]
-    by_training = {t: [c for c in own if c.training == t] for t in ("", "MNR50")}
-    assert not results.lacks_floors(path, embedded, by_training[""])
-    assert results.lacks_floors(path, embedded, by_training["MNR50"])  # of other items
+    assert seeds_in_need(catalogue_grid) == seeds_in_need(real) == [0, 1, 2]
+    content = {"metrics": {"auc": {"value": 0.5}}}
+    for grid in (catalogue_grid, real):
+        for trial in grid.trials():
+            measured = trial.task in ("alignment", "classification") and not trial.training
+            if (trial.model, trial.seed) == ("lxmert", 1) and measured and not trial.corruption:
+                for name in TRIVIAL_BASELINES:
+                    named = trial._replace(model=name)
+                    results.append(path, named, grid.fingerprint(trial), content)
+    clean = [t for t in catalogue_grid.trials() if not t.corruption and t.model == "vlbert"]
+    own = [t for t in clean if (t.data, t.task) == ("overlap 20 %", "classification")]
+    by_training = {name: [t for t in own if t.training == name] for name in ("", "MNR50")}
+    assert not results.needs_trivial_baselines(path, catalogue_grid, by_training[""])
+    assert results.needs_trivial_baselines(path, catalogue_grid, by_training["MNR50"])
+    of_real = {s: [t for t in real.trials() if t.seed == s] for s in (0, 1)}
+    of_real = {
+        s: [t for t in trials if t.task == "alignment" and not t.corruption]
+        for s, trials in of_real.items()
+    }
+    assert results.needs_trivial_baselines(path, real, of_real[0])
+    assert not results.needs_trivial_baselines(path, real, of_real[1])
 
 
-def test_floors_of_another_grid_are_measured_again_or_refused(grid, tmp_path):
+def test_trivial_baselines_of_another_grid_are_measured_again_or_refused(grid, tmp_path):
     path = tmp_path / results.RESULTS
-    cell = Trial("shop", "b", 1, "classification", "", "")
-    for floor in TRIVIAL_BASELINES:
-        add(path, grid, cell._replace(model=floor))  # in the lane of a
-    assert not results.lacks_floors(path, grid, [cell])
-    assert results.done(path, grid) == set()
+    trial = Trial("shop", "b", 1, "classification", "", "")
+    for name in TRIVIAL_BASELINES:
+        append(path, grid, trial._replace(model=name))  # by the run group of a
+    assert not results.needs_trivial_baselines(path, grid, [trial])
+    assert results.finished_trials(path, grid) == set()
     changes = ({"data.shop.overlap": 0.7}, {"tasks.classification.task.questions": 1})
     for change in (*changes, {"split": "valid"}):
         config = small()
         config.update_from_flattened_dict(change)
         changed = Grid.parse(config.to_dict())
-        assert results.lacks_floors(path, changed, [cell]), change
+        assert results.needs_trivial_baselines(path, changed, [trial]), change
         with pytest.raises(UserError, match="shop, majority, 1, classification was measured with"):
-            results.done(path, changed)
-    elsewhere = Grid.parse(small(seeds=(0,)).to_dict())  # has no such cell, but the same floors
-    assert results.done(path, elsewhere) == set()
-    assert not results.lacks_floors(path, elsewhere, [cell._replace(seed=0)])
+            results.finished_trials(path, changed)
+    other = Grid.parse(small(seeds=(0,)).to_dict())  # other trials, the same trivial baselines
+    assert results.finished_trials(path, other) == set()
+    assert not results.needs_trivial_baselines(path, other, [trial._replace(seed=0)])
 
 
-def test_the_results_beside_the_docs_are_of_the_grids_as_they_are():
+def test_the_kept_results_are_valid_for_the_current_grids():
     real = "../shared/data/catalogue,runs/minilm/weights"
     for folder, config in (
         ("catalogue", get_config()),
@@ -297,10 +298,10 @@ def test_the_results_beside_the_docs_are_of_the_grids_as_they_are():
         ("real_products", grid_real_products.get_config(real)),
     ):
         path = ROOT / "docs" / "grids" / folder / results.RESULTS
-        assert results.done(path, Grid.parse(config.to_dict())), folder
+        assert results.finished_trials(path, Grid.parse(config.to_dict())), folder
 
 
-def test_of_a_grocery_its_department_is_told_from_its_picture_country_and_brand(shared):
+def test_departments_of_groceries_hide_all_properties_but_country_and_brand(shared):
     lines = (shared / "data" / "catalogue" / "products.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     known = {key for r in records if r["source"] == "grocery" for key, _ in r["triples"]}

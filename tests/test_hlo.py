@@ -1,4 +1,4 @@
-"""What is read off compiled programs, on small ones whose FLOPs and bytes are known."""
+"""FLOPs, bytes and collectives of small compiled programs, for which they are known."""
 
 import functools
 from typing import NamedTuple
@@ -28,18 +28,18 @@ class State(NamedTuple):
 
 
 def forward(state, x):
-    """A scan of matrix products, inside a scan of two turns."""
+    """A scan of matrix products, inside a scan of two iterations."""
 
     def layer(x, w):
         return jnp.tanh(x @ w), None
 
-    def turn(x, _):
+    def iteration(x, _):
         return jax.lax.scan(layer, x, state.params["w"])[0], None
 
-    return jax.lax.scan(turn, x, None, length=2)[0]
+    return jax.lax.scan(iteration, x, None, length=2)[0]
 
 
-def test_loops_in_loops_are_counted_as_often_as_they_run():
+def test_flops_of_nested_loops_are_multiplied_by_trip_counts():
     shapes = State({"w": jnp.zeros((LAYERS, WIDTH, WIDTH))}), jnp.zeros((ROWS, WIDTH))
     compiled = jax.jit(forward).lower(*shapes).compile()
     flops = matrix_flops(Module.parse(compiled.as_text()))
@@ -47,8 +47,8 @@ def test_loops_in_loops_are_counted_as_often_as_they_run():
 
 
 @pytest.fixture(scope="module")
-def spread():
-    """The gradient of three layers whose rows are spread over four of eight devices."""
+def sharded():
+    """Collectives of the gradient of layers whose rows are sharded over four of eight devices."""
     mesh = make_mesh(Mesh(data=2, fsdp=4, tensor=1))
     rows = NamedSharding(mesh, P(("data", "fsdp")))
     parts = NamedSharding(mesh, P(None, "fsdp"))
@@ -67,21 +67,21 @@ def spread():
     return mesh, state, find_collectives(module, mesh.size)
 
 
-def test_parameters_are_seen_to_be_put_together(spread):
-    _, _, collectives = spread
+def test_gathers_of_parameters_are_attributed_to_them(sharded):
+    _, _, collectives = sharded
     gathers = [c for c in collectives if c.gathered]
     assert {(c.kind, c.group, c.times) for c in gathers} == {("all-gather", 4, LAYERS)}
     assert all(c.bytes == 4 * WIDTH * WIDTH for c in gathers)
     assert all(c.sent == LAYERS * c.bytes * 3 / 4 for c in gathers)
-    # The last layer's input needs no gradient but by way of its weights: once each way at most.
+    # Once for the forward and once for the backward pass.
     times = gathers_per_parameter(collectives)
     assert times == {"state.params['w']": pytest.approx(2)}
 
 
-def test_what_fsdp_needs(spread):
-    mesh, state, _ = spread
+def test_bytes_needed_by_fsdp(sharded):
+    mesh, state, _ = sharded
     size = 4 * LAYERS * WIDTH * WIDTH
-    # Two gathers and a reduce-scatter over four devices, and an all-reduce of a part over two.
+    # Two gathers and a reduce-scatter over four devices, and an all-reduce of a shard over two.
     needed = 3 * size * 3 / 4 + 2 * size / 4 / 2
     assert needed_by_fsdp(state.params, mesh, itemsize=4) == pytest.approx(needed)
 
@@ -101,7 +101,7 @@ def program(*lines, computations=""):
         ("replica_groups={}", 8),
     ],
 )
-def test_all_ways_of_writing_groups_are_read(groups, size):
+def test_all_notations_of_replica_groups_are_parsed(groups, size):
     module = program(
         "%p = f32[16]{0} parameter(0)",
         f"ROOT %r = f32[16]{{0}} all-reduce(%p), channel_id=1, {groups}, to_apply=%add",
@@ -111,7 +111,7 @@ def test_all_ways_of_writing_groups_are_read(groups, size):
     assert collective.sent == 2 * 64 * (size - 1) / size
 
 
-def test_an_exchange_in_pieces_is_one_and_a_reduce_scatter_is_known_by_its_kernel():
+def test_a_split_collective_counts_once_and_a_reduce_scatter_is_recognised_by_its_kernel():
     module = program(
         "%p = bf16[64]{0} parameter(0)",
         "%a = bf16[128]{0} fusion(%p), kind=kCustom, calls=%piece",
@@ -137,8 +137,8 @@ def test_an_exchange_in_pieces_is_one_and_a_reduce_scatter_is_known_by_its_kerne
     ]
 
 
-def test_a_product_written_as_a_convolution_over_padding():
-    """As a TPU writes [B, S, D] x [D, H, K]: of a window of eight, one place is no padding."""
+def test_flops_of_a_matrix_product_written_as_a_convolution():
+    """A TPU's form of [B, S, D] x [D, H, K]: one of eight window positions is not padding."""
     module = program(
         "%x = bf16[16,37,1024]{2,1,0:T(8,128)(2,1)} parameter(0)",
         "%w = bf16[1024,8,128]{2,1,0:T(8,128)(2,1)S(1)} parameter(1)",
@@ -151,7 +151,7 @@ def test_a_product_written_as_a_convolution_over_padding():
     assert matrix_flops(module) == 2 * 16 * 37 * 1024 * 8 * 128
 
 
-def test_a_convolution_counts_its_taps():
+def test_flops_of_a_convolution_exclude_padding():
     layout = ("NWC", "WIO", "NWC")
     convolve = functools.partial(
         jax.lax.conv_general_dilated,
@@ -161,11 +161,11 @@ def test_a_convolution_counts_its_taps():
     )
     shapes = jnp.zeros((2, 10, 4)), jnp.zeros((3, 4, 6))
     text = jax.jit(convolve).lower(*shapes).compile().as_text()
-    taps = 3 * 10 - 2  # at each end one tap falls on padding
+    taps = 3 * 10 - 2  # one tap at each end is padding
     assert matrix_flops(Module.parse(text)) == 2 * 2 * taps * 4 * 6
 
 
-def test_of_a_stack_a_kernel_moves_the_slice_of_its_turn():
+def test_a_kernel_on_a_stack_of_layers_moves_one_slice():
     module = program(
         "%p = f32[100,64]{1,0} parameter(0)",
         "%i = s32[] parameter(1)",
@@ -180,10 +180,10 @@ def test_of_a_stack_a_kernel_moves_the_slice_of_its_turn():
 }
 """,
     )
-    assert memory_bytes(module) == 2 * 64 * 4 + 4  # a row in, a row out, and its number
+    assert memory_bytes(module) == 2 * 64 * 4 + 4  # a row in, a row out, and its index
 
 
-def test_a_loop_that_tells_no_count_is_an_error():
+def test_a_loop_without_a_trip_count_is_an_error():
     module = program(
         "%p = s32[] parameter(0)",
         "ROOT %w = s32[] while(%p), condition=%c, body=%b",
@@ -201,6 +201,6 @@ def test_a_loop_that_tells_no_count_is_an_error():
         list(module.sites())
 
 
-def test_dtypes_of_half_a_byte():
+def test_dtypes_of_four_bits():
     module = program("ROOT %p = s4[3,4]{1,0} parameter(0)")
     assert np.isclose(module.entry.root.arrays[0].bytes, 6)

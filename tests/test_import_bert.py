@@ -14,8 +14,9 @@ from products import tokenizer
 from k3m_jax import settings as s
 from k3m_jax.data.input.tokenizer import Tokenizer
 from k3m_jax.model.heads import MaskedLanguageHead
-from k3m_jax.pretrained.importing import import_weights, read_params, report
-from k3m_jax.pretrained.weights_file import WEIGHTS, flat, read_weights
+from k3m_jax.model.network import flat
+from k3m_jax.pretrained.importing import import_weights, read_params
+from k3m_jax.pretrained.weights_file import WEIGHTS, read_weights
 from k3m_jax.settings import UserError
 from launch.cli import EXIT_USER_ERROR
 
@@ -58,10 +59,10 @@ def test_the_mlm_logits_are_theirs(imported, golden):
 
 
 def test_the_names_are_accounted_for(imported):
-    assert len(imported.account.used) == 3 * LAYER_PARAMETERS + TABLES + HEAD
-    assert imported.account.dead == ()
+    assert len(imported.used) == 3 * LAYER_PARAMETERS + TABLES + HEAD
+    assert imported.ignored == ()
     assert len(flat(imported.params)) == LAYER_PARAMETERS + TABLES + HEAD
-    assert report(imported).startswith("loaded 58 tensors into 26 parameters")
+    assert imported.report().startswith("loaded 58 tensors into 26 parameters")
 
 
 def equal(ours, theirs):
@@ -94,13 +95,16 @@ def test_other_spellings_are_the_same(imported, tensors, tmp_path):
 def test_a_bare_encoder_fills_the_text_encoder_alone(imported, tmp_path):
     def bare(tensors):
         names = {n.removeprefix("bert."): x for n, x in tensors.items() if n.startswith("bert.")}
-        dead = {"embeddings.position_ids": np.arange(40)[None], "pooler.dense.bias": np.zeros(32)}
-        return names | dead
+        ignored = {
+            "embeddings.position_ids": np.arange(40)[None],
+            "pooler.dense.bias": np.zeros(32),
+        }
+        return names | ignored
 
     found = read_params("bert", rewritten(tmp_path, bare), bert_settings())
     assert found.params.keys() == {"text_encoder"}
-    assert found.account.dead == ("embeddings.position_ids", "pooler.dense.bias")
-    assert len(found.account.used) == 3 * LAYER_PARAMETERS + TABLES
+    assert found.ignored == ("embeddings.position_ids", "pooler.dense.bias")
+    assert len(found.used) == 3 * LAYER_PARAMETERS + TABLES
 
 
 @pytest.mark.parametrize("positions", [16, 40, 100])
@@ -125,11 +129,11 @@ def without(name):
         (without(WORDS), "these weights have 0"),
         (
             lambda t: t | {"bert.embeddings.LayerNorm.bias": np.zeros(33)},
-            r"embeddings.LayerNorm.bias has the shape \(33,\), .* ask for \(32,\)",
+            r"embeddings.LayerNorm.bias has the shape \(33,\), .* need \(32,\)",
         ),
         (
             lambda t: t | {"cls.predictions.decoder.weight": np.zeros((120, 32))},
-            "cls.predictions.decoder.weight differs from bert.embeddings.word_embeddings.weight",
+            "word_embeddings.weight differs from another",
         ),
     ],
 )
@@ -170,9 +174,9 @@ def test_another_architecture_is_refused(key, value, tmp_path):
 
 
 def test_what_is_no_folder_of_weights_is_told(tmp_path):
-    with pytest.raises(UserError, match=r"has no config\.json"):
+    with pytest.raises(UserError, match=r"config\.json"):
         read_params("bert", tmp_path, bert_settings())
-    with pytest.raises(UserError, match=r"nowhere is not a folder: name the one that has"):
+    with pytest.raises(UserError, match=r"nowhere .*: name the folder"):
         read_params("bert", tmp_path / "nowhere", bert_settings())
     folder = rewritten(tmp_path / "bert")
     (folder / "model.safetensors").unlink()
@@ -209,9 +213,7 @@ def test_another_vocabulary_is_told(tmp_path):
 def free():
     """Settings that leave the vocabulary to the tokenizer."""
     chosen = bert_settings()
-    config = chosen.to_config()
-    config.model.vocabulary = 0
-    return s.Settings.from_config(config)
+    return dataclasses.replace(chosen, model=dataclasses.replace(chosen.model, vocabulary=0))
 
 
 def pytorch_copy(folder):
@@ -290,7 +292,7 @@ def test_a_real_bert_reads_sentences_as_it_did(minilm, shared):
     model = s.Model(text=text, vocabulary=tokens.size, dtype="float32")
     chosen = s.Settings(model=model, image=s.Image(classes=1))
     imported = read_params("bert", minilm, chosen)
-    assert len(imported.account.used) == 6 * LAYER_PARAMETERS + TABLES
+    assert len(imported.used) == 6 * LAYER_PARAMETERS + TABLES
     sentences = json.loads((shared / "golden" / "minilm" / "sentences.json").read_text())
     with np.load(shared / "golden" / "minilm" / "io.npz") as arrays:
         golden = dict(arrays)

@@ -6,14 +6,14 @@ import math
 
 import numpy as np
 import pytest
-from pretrained import relative_error
+from pretrained import FLOAT32, relative_error
 from safetensors.numpy import save_file
 from tiny import TINY, tiny_settings
 
 from k3m_jax import settings as s
-from k3m_jax.model.image_encoder import ImageEncoder
-from k3m_jax.model.interactor import Interactor
-from k3m_jax.model.layers import ScanOptions
+from k3m_jax.model.encoders import ImageEncoder
+from k3m_jax.model.interaction import Interactor
+from k3m_jax.model.layers import KeyMask
 from k3m_jax.pretrained.importing import read_params
 from k3m_jax.settings import UserError
 
@@ -170,20 +170,13 @@ def test_the_image_stream_is_theirs(tensors, imported):
         out = linear(tensors, f"{layer}.attention.output.dense", attend(*qkv))
         x = norm(tensors, f"{layer}.attention.output.LayerNorm", out + x)
         x = feed_forward(tensors, f"{layer}.intermediate.dense", f"{layer}.output", x)
-    encoder = ImageEncoder(
-        fitting().model.image,
-        dropout=0.0,
-        dtype=np.float32,
-        looping=ScanOptions(),
-        deterministic=True,
-    )
-    ours = encoder.apply(
-        {"params": imported.params["image_encoder"]},
-        features[None].astype(np.float32),
-        np.zeros((1, 4), bool),
-        boxes[None].astype(np.float32),
-        np.ones((1, 5), bool),
-    )
+    encoder = ImageEncoder(fitting().model.image, FLOAT32)
+    batch = {
+        "region_inputs": features[None].astype(np.float32),
+        "region_boxes": boxes[None].astype(np.float32),
+        "region_mask": np.ones((1, 5), bool),
+    }
+    ours = encoder.apply({"params": imported.params["image_encoder"]}, batch)
     assert relative_error(ours[0], x) < 1e-5
 
 
@@ -207,25 +200,17 @@ def test_the_co_attention_is_theirs(tensors, imported):
             inner, outer = f"{block}.{letter}_intermediate.dense", f"{block}.{letter}_output"
             streams.append(feed_forward(tensors, inner, outer, x))
         text, image = streams
-    interactor = Interactor(
-        fitting().model.interactor,
-        text_width=D,
-        image_width=DV,
-        dropout=0.0,
-        dtype=np.float32,
-        looping=ScanOptions(),
-        deterministic=True,
-    )
-    masks = np.ones((1, 6), bool), np.ones((1, 5), bool)
+    interactor = Interactor(fitting().model.interactor, FLOAT32)
+    masks = KeyMask(np.ones((1, 6), bool)), KeyMask(np.ones((1, 5), bool))
     ours = interactor.apply({"params": imported.params["interactor"]}, *arguments, *masks)
     assert relative_error(ours[0][0], text) < 1e-5
     assert relative_error(ours[1][0], image) < 1e-5
 
 
 def test_the_names_are_accounted_for(tensors, imported):
-    used, dead = imported.account
-    assert len(used) + len(dead) == len(tensors)
-    assert {name.rsplit(".", 1)[0] for name in dead} == {
+    _, used, ignored = imported
+    assert len(used) + len(ignored) == len(tensors)
+    assert {name.rsplit(".", 1)[0] for name in ignored} == {
         "bert.t_pooler.dense",
         "bert.v_pooler.dense",
         "cls.bi_seq_relationship",
@@ -249,7 +234,7 @@ def test_what_does_not_fit_is_told(folder, tensors, tmp_path):
     patches = dataclasses.replace(fitting(), image=TINY.image)
     with pytest.raises(UserError, match=r"--config\.image\.front_end=regions"):
         read_params("vilbert", folder, patches)
-    with pytest.raises(UserError, match=r"model\.preset 'bert' has not: set model\.preset"):
+    with pytest.raises(UserError, match=r"'image_encoder', .* set model\.preset"):
         read_params("vilbert", folder, fitting(preset="bert"))
     linked = "bert.encoder.v_layer.0.attention.self.dyLinear_q.weight"
     more = write(tmp_path, tensors | {linked: np.zeros((DV, D), np.float32)})

@@ -4,15 +4,14 @@ import dataclasses
 import functools
 import itertools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_batch import random_batch
 
-from k3m_jax.data.input.batch import random_batch
+from k3m_jax import objectives
 from k3m_jax.model.network import Network
-from k3m_jax.objectives import pretraining
 from tests.tiny import TINY, tiny_settings
 
 ROWS = 8
@@ -24,7 +23,7 @@ def _network(mode="hard", dtype="float32"):
         TINY.model, fusion=dataclasses.replace(TINY.model.fusion, mode=mode), dtype=dtype
     )
     network = Network(tiny_settings(model=model))
-    params = nn.unbox(jax.jit(network.init_params)(jax.random.key(0)))
+    params = jax.jit(network.init_params)(jax.random.key(0))
     return network, params, jax.jit(network.apply)
 
 
@@ -63,13 +62,13 @@ def test_gradients_are_finite_with_everything_absent():
     network, params, _ = _network()
     batch = random_batch(network.settings, 4)
     batch = _absent(batch, slice(None), title=True, image=True, knowledge=True)
-    objectives = network.settings.objectives
+    active = objectives.active(network.settings)
 
     @jax.jit
     def loss(params):
         outputs = network.apply(params, batch, key=jax.random.key(0))
-        results = pretraining.sums(outputs, batch, objectives, None)
-        return pretraining.total(results, pretraining.weights(batch), objectives)
+        results = objectives.sums(active, outputs, batch, None)
+        return objectives.total(active, results, objectives.target_weights(active, batch))
 
     value, gradient = jax.value_and_grad(loss)(params)
     assert value == 0
@@ -168,7 +167,7 @@ def test_longer_padding_gives_the_same_embedding():
 def test_a_hidden_region_can_not_be_read_anywhere(front_end):
     image = dataclasses.replace(TINY.image, front_end=front_end, feature_dim=12)
     network = Network(tiny_settings(image=image))
-    params = nn.unbox(jax.jit(network.init_params)(jax.random.key(0)))
+    params = jax.jit(network.init_params)(jax.random.key(0))
     batch = random_batch(network.settings, 4)
     batch["region_hidden"][:] = False
     batch["region_hidden"][:, 1] = True
@@ -229,7 +228,7 @@ def test_more_triples_than_the_paper_ever_shows():
     lengths = dataclasses.replace(TINY.lengths, knowledge=512, triples=158)
     model = dataclasses.replace(TINY.model, positions=512)
     network = Network(tiny_settings(lengths=lengths, model=model))
-    params = nn.unbox(jax.jit(network.init_params)(jax.random.key(0)))
+    params = jax.jit(network.init_params)(jax.random.key(0))
     batch = random_batch(network.settings, 4)
     product = jax.jit(network.product)(params, batch)
     assert product.triple_attention.shape == (4, 2, 158)
@@ -251,7 +250,7 @@ def test_candidates_are_encoded_free_of_the_product():
 def test_without_heads_nothing_is_aggregated():
     structure = dataclasses.replace(TINY.model.structure, heads=0)
     network = Network(tiny_settings(model=dataclasses.replace(TINY.model, structure=structure)))
-    params = nn.unbox(network.init_params(jax.random.key(0)))
+    params = network.init_params(jax.random.key(0))
     assert "structure" not in params
     batch = random_batch(network.settings, ROWS)
     product = network.apply(params, batch).product

@@ -1,5 +1,5 @@
-"""The launchers, as far as a machine without the clusters can tell: with stand-ins for `gcloud`,
-`srun` and `scontrol` that write down what they are asked and end as they are told."""
+"""The launchers on a machine without the clusters, with stand-ins for `gcloud`, `srun` and
+`scontrol` that log their calls and end with the exit codes that a test sets."""
 
 import os
 import shutil
@@ -23,11 +23,11 @@ echo "$all" >>"$FAKE_LOG"
 case "$all" in
   *"tpu-vm describe slice-a"*) echo "10.0.0.1;10.0.0.2" ;;
   *"tpu-vm describe"*) echo "10.0.1.1;10.0.1.2" ;;
-  *"kill -TERM"*) touch "$FAKE_CODES/told" ;;
+  *"kill -TERM"*) touch "$FAKE_CODES/stopped" ;;
   *"-m launch.pretrain"*)
     host="$5-${all##*--worker=}"
     host="$FAKE_CODES/${host%% *}"
-    while [[ -e "$FAKE_CODES/endless" && ! -e "$FAKE_CODES/told" ]]; do sleep 0.05; done
+    while [[ -e "$FAKE_CODES/endless" && ! -e "$FAKE_CODES/stopped" ]]; do sleep 0.05; done
     code="$(head -n1 "$host")"
     sed -i 1d "$host"
     [[ "$code" != 2 ]] || echo "error: data.sources is empty"
@@ -93,7 +93,7 @@ class Cluster:
         )
 
     def run(self, script, *arguments, **environment):
-        """(exit code, stdout, stderr, what the stand-ins were asked for)."""
+        """(exit code, stdout, stderr, calls of the stand-ins)."""
         self.log.write_text("")
         process = self.start(script, *arguments, **environment)
         out, err = process.communicate(timeout=60)
@@ -105,23 +105,23 @@ def cluster(tmp_path):
     return Cluster(tmp_path)
 
 
-def runs(asked):
-    return [line for line in asked if "launch.pretrain" in line]
+def runs(calls):
+    return [line for line in calls if "launch.pretrain" in line]
 
 
 @pytest.mark.parametrize("script", ["tpu_pod.sh", "slurm_gpu.sbatch"])
 def test_help_and_mistakes_start_nothing(cluster, script):
-    code, out, _, asked = cluster.run(script, "--help")
-    assert (code, asked) == (0, [])
+    code, out, _, calls = cluster.run(script, "--help")
+    assert (code, calls) == (0, [])
     assert "usage:" in out
-    code, _, err, asked = cluster.run(script)
-    assert (code, asked) == (2, [])
+    code, _, err, calls = cluster.run(script)
+    assert (code, calls) == (2, [])
     assert "usage:" in err
     for name in ("CACHE", "LOGS", "RESTARTS", "PATIENCE"):
         assert name in out
     for mistyped in (["--dryrun", *FLAGS], [*FLAGS, "--dry-run"], ["--confg.seed=1", *FLAGS]):
-        code, _, err, asked = cluster.run(script, *mistyped)
-        assert (code, asked) == (2, [])
+        code, _, err, calls = cluster.run(script, *mistyped)
+        assert (code, calls) == (2, [])
         assert err.startswith("error: --")
 
 
@@ -129,10 +129,10 @@ def test_help_and_mistakes_start_nothing(cluster, script):
 
 
 def test_a_dry_run_prints_the_commands_of_two_slices(cluster):
-    code, out, _, asked = cluster.run(
+    code, out, _, calls = cluster.run(
         "tpu_pod.sh", "--dry-run", *FLAGS, TPU="slice-a slice-b", ZONE="z", PROJECT="p"
     )
-    assert (code, asked) == (0, [])
+    assert (code, calls) == (0, [])
     lines = out.splitlines()
     assert all(line.startswith("gcloud compute tpus tpu-vm ") for line in lines)
     assert all("'--zone=z' '--project=p'" in line for line in lines)
@@ -146,15 +146,15 @@ def test_a_dry_run_prints_the_commands_of_two_slices(cluster):
 
 def test_one_slice_runs_on_all_its_hosts_with_a_log_each(cluster):
     cluster.ends(slice_a_0=[0], slice_a_1=[0])
-    code, out, _, asked = cluster.run("tpu_pod.sh", *FLAGS, TPU="slice-a", CACHE="gs://bucket/c")
+    code, out, _, calls = cluster.run("tpu_pod.sh", *FLAGS, TPU="slice-a", CACHE="gs://bucket/c")
     assert code == 0
     assert "finished" in out
-    assert len(runs(asked)) == 2
-    for line in runs(asked):
+    assert len(runs(calls)) == 2
+    for line in runs(calls):
         assert "JAX_COMPILATION_CACHE_DIR=gs://bucket/c .venv/bin/python" in line
         assert line.endswith("'--config=configs/debug.py' '--workdir=gs://bucket/a run'")
         assert "MEGASCALE" not in line
-    copied = [line for line in asked if "tpu-vm scp" in line]
+    copied = [line for line in calls if "tpu-vm scp" in line]
     assert len(copied) == 1
     assert "--worker=all" in copied[0]
     logs = [path.relative_to(cluster.logs).as_posix() for path in cluster.logs.rglob("*.log")]
@@ -163,44 +163,44 @@ def test_one_slice_runs_on_all_its_hosts_with_a_log_each(cluster):
 
 def test_several_slices_know_each_other(cluster):
     cluster.ends(slice_a_0=[0], slice_a_1=[0], slice_b_0=[0], slice_b_1=[0])
-    code, _, _, asked = cluster.run("tpu_pod.sh", *FLAGS, TPU="slice-a slice-b", INSTALL="")
+    code, _, _, calls = cluster.run("tpu_pod.sh", *FLAGS, TPU="slice-a slice-b", INSTALL="")
     assert code == 0
-    found = {tuple(p for p in line.split() if "MEGASCALE" in p) for line in runs(asked)}
+    found = {tuple(p for p in line.split() if "MEGASCALE" in p) for line in runs(calls)}
     common = ("MEGASCALE_COORDINATOR_ADDRESS=10.0.0.1", "MEGASCALE_NUM_SLICES=2")
     assert found == {(*common, f"MEGASCALE_SLICE_ID={i}") for i in (0, 1)}
-    assert len(runs(asked)) == 4
-    assert not any("scp" in line for line in asked)
+    assert len(runs(calls)) == 4
+    assert not any("scp" in line for line in calls)
 
 
-def test_told_to_stop_and_crashes_start_again_until_done(cluster):
+def test_preempted_and_crashed_runs_start_again_until_done(cluster):
     cluster.ends(slice_a_0=[75, 1, 0], slice_a_1=[75, 0, 0])
-    code, _, err, asked = cluster.run("tpu_pod.sh", *FLAGS, TPU="slice-a")
+    code, _, err, calls = cluster.run("tpu_pod.sh", *FLAGS, TPU="slice-a")
     assert code == 0
     assert err.count("started again") == 2
     assert "ended with 75" in err
     assert "ended with 1" in err
-    assert len(runs(asked)) == 6
-    assert sum("scp" in line for line in asked) == 1
+    assert len(runs(calls)) == 6
+    assert sum("scp" in line for line in calls) == 1
     assert len(list(cluster.logs.rglob("*.log"))) == 6
 
 
 def test_a_mistake_ends_with_its_message_once(cluster):
     cluster.ends(slice_a_0=[2], slice_a_1=[2])
-    code, _, err, asked = cluster.run("tpu_pod.sh", *FLAGS, TPU="slice-a")
+    code, _, err, calls = cluster.run("tpu_pod.sh", *FLAGS, TPU="slice-a")
     assert code == 2
     assert err.splitlines() == ["error: data.sources is empty"]
-    assert len(runs(asked)) == 2
+    assert len(runs(calls)) == 2
 
 
 def test_restarts_have_a_limit(cluster):
     cluster.ends(slice_a_0=[1, 1, 1, 0], slice_a_1=[134, 134, 75, 0])
-    code, _, err, asked = cluster.run("tpu_pod.sh", *FLAGS, TPU="slice-a", RESTARTS="2")
+    code, _, err, calls = cluster.run("tpu_pod.sh", *FLAGS, TPU="slice-a", RESTARTS="2")
     assert code == 1
     assert "error: ended with 1, after 2 restarts" in err
-    assert len(runs(asked)) == 6
+    assert len(runs(calls)) == 6
 
 
-def test_a_signal_tells_the_hosts_and_waits_for_them(cluster):
+def test_a_signal_stops_the_hosts_and_waits_for_them(cluster):
     cluster.ends(slice_a_0=[75], slice_a_1=[75])
     (cluster.codes / "endless").touch()
     process = cluster.start("tpu_pod.sh", *FLAGS, TPU="slice-a")
@@ -213,17 +213,17 @@ def test_a_signal_tells_the_hosts_and_waits_for_them(cluster):
 
 
 def test_a_host_runs_one_process_at_a_time(cluster, tmp_path):
-    """The command for a host itself, with a stand-in for Python that tells when it ran."""
+    """The command for a host itself, with a stand-in for Python that logs when it ran."""
     host = tmp_path / "host/k3m_jax"
     (host / ".venv/bin").mkdir(parents=True)
     python = host / ".venv/bin/python"
     python.write_text('#!/usr/bin/env bash\necho "$$ $*" >>ran; sleep 0.5; echo end >>ran\n')
     python.chmod(0o755)
     _, out, _, _ = cluster.run("tpu_pod.sh", "--dry-run", *FLAGS, INSTALL="", PATIENCE="20")
-    told = subprocess.run(
+    printed = subprocess.run(
         ["bash", "-c", f"{out.strip().replace('gcloud', 'printf %s.')}"], capture_output=True
     )
-    command = told.stdout.decode().split("--command=")[1].removesuffix(".")
+    command = printed.stdout.decode().split("--command=")[1].removesuffix(".")
     both = [
         subprocess.Popen(["bash", "-c", command], cwd=tmp_path / "host", env=cluster.environment)
         for _ in range(2)
@@ -255,8 +255,8 @@ def installed(cluster):
 
 
 def test_slurm_dry_run(installed):
-    code, out, _, asked = slurm(installed, 0, "--dry-run", *FLAGS)
-    assert (code, asked) == (0, [])
+    code, out, _, calls = slurm(installed, 0, "--dry-run", *FLAGS)
+    assert (code, calls) == (0, [])
     assert "'-m' 'launch.pretrain' '--config=configs/debug.py' '--workdir=gs://bucket/a run'" in out
     assert "'scontrol' 'requeue' '7'" in out
 
@@ -272,11 +272,11 @@ def test_slurm_dry_run(installed):
     ],
 )
 def test_slurm_requeues_what_can_go_on(installed, ends, environment, requeued):
-    code, _, err, asked = slurm(installed, ends, **environment)
+    code, _, err, calls = slurm(installed, ends, **environment)
     assert code == ends
-    assert asked[0].startswith("srun --kill-on-bad-exit=0 --wait=900 ")
-    assert asked[0].endswith(f".venv/bin/python -m launch.pretrain {' '.join(FLAGS)}")
-    assert asked[1:] == ["scontrol requeue 7"] * requeued
+    assert calls[0].startswith("srun --kill-on-bad-exit=0 --wait=900 ")
+    assert calls[0].endswith(f".venv/bin/python -m launch.pretrain {' '.join(FLAGS)}")
+    assert calls[1:] == ["scontrol requeue 7"] * requeued
     assert ("error: no such thing" in err) == (ends == 2)
 
 

@@ -1,22 +1,27 @@
 """Attention and its helpers against plain NumPy in float64."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from k3m_jax import settings as s
+from k3m_jax.model.encoders import span_means
 from k3m_jax.model.layers import (
     Attention,
-    ScanOptions,
+    KeyMask,
+    Numerics,
     SelfAttentionLayer,
-    masked_mean,
     masked_softmax,
     scan_layers,
 )
-from k3m_jax.model.text_encoder import span_means
 
 RNG = np.random.default_rng(0)
+NUMERICS = Numerics(dropout=0.0, dtype=jnp.dtype("float32"), deterministic=True)
+SIZES = s.Encoder(layers=3, width=8, heads=2, mlp=16)
 
 
 def _attention_by_loops(params, x, context, mask, heads):
@@ -43,11 +48,11 @@ def _attention_by_loops(params, x, context, mask, heads):
 def test_attention_equals_loops_over_queries_and_heads():
     x, context = RNG.normal(size=(3, 4, 6)), RNG.normal(size=(3, 5, 10))
     mask = np.array([[1, 1, 1, 1, 1], [1, 0, 1, 0, 0], [0, 0, 0, 0, 0]], bool)
-    module = Attention(6, 8, 2, "embed", "image_embed", 0.0, jnp.float32, True)
-    arguments = [jnp.asarray(a, jnp.float32) for a in (x, context)]
-    params = nn.unbox(module.init(jax.random.key(0), *arguments, mask)["params"])
+    module = Attention(8, 2, "embed", "image_embed", NUMERICS)
+    arguments = [*(jnp.asarray(a, jnp.float32) for a in (x, context)), KeyMask(mask)]
+    params = nn.unbox(module.init(jax.random.key(0), *arguments)["params"])
     params = jax.tree.map(lambda a: jnp.asarray(RNG.normal(size=a.shape), jnp.float32), params)
-    ours = module.apply({"params": params}, *arguments, mask)
+    ours = module.apply({"params": params}, *arguments)
     expected = _attention_by_loops(params, x, context, mask, heads=2)
     # float32 against float64 sums of a few dozen terms of size about 10.
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
@@ -63,14 +68,6 @@ def test_masked_softmax_of_nothing_is_zero_with_a_finite_gradient():
     gradient = jax.grad(lambda s: (masked_softmax(s, mask, -1) ** 2).sum())(scores)
     assert np.isfinite(gradient).all()
     np.testing.assert_array_equal(gradient[1], 0)
-
-
-def test_masked_mean_is_of_what_is_not_masked_and_zero_where_all_is():
-    x = jnp.asarray(RNG.normal(size=(2, 3, 4)), jnp.float32)
-    mask = jnp.array([[True, True, False], [False, False, False]])
-    out = masked_mean(x, mask)
-    np.testing.assert_allclose(out[0], np.asarray(x[0, :2]).mean(0), rtol=1e-6)
-    np.testing.assert_array_equal(out[1], 0)
 
 
 def test_span_means_are_means_over_each_span_and_zero_for_an_empty_one():
@@ -92,36 +89,33 @@ def test_span_means_of_bfloat16_are_not_rounded_to_it():
     np.testing.assert_allclose(out[:, 0], expected, rtol=1e-5)
 
 
+def scanned(numerics):
+    return scan_layers(SelfAttentionLayer, 3, SIZES, "embed", numerics=numerics)
+
+
 @pytest.fixture(scope="module")
 def stack():
-    """A stack of three layers, its parameters, and an input."""
-    fields = {
-        "width": 8, "heads": 2, "mlp": 16, "axis": "embed",
-        "dropout": 0.0, "dtype": jnp.float32, "deterministic": True,
-    }  # fmt: skip
+    """Parameters of three layers, an input and its mask."""
     x = jnp.asarray(RNG.normal(size=(2, 5, 8)), jnp.float32)
-    mask = jnp.array([[True] * 5, [True] * 3 + [False] * 2])
-    params = nn.unbox(
-        scan_layers(SelfAttentionLayer, 3, ScanOptions(), **fields).init(jax.random.key(0), x, mask)
-    )
-    return fields, params, x, mask
+    mask = KeyMask(jnp.array([[True] * 5, [True] * 3 + [False] * 2]))
+    return nn.unbox(scanned(NUMERICS).init(jax.random.key(0), x, mask)), x, mask
 
 
 def test_scanned_layers_equal_the_layers_one_after_another(stack):
-    fields, params, x, mask = stack
-    scanned, _ = scan_layers(SelfAttentionLayer, 3, ScanOptions(), **fields).apply(params, x, mask)
+    params, x, mask = stack
+    ours, _ = scanned(NUMERICS).apply(params, x, mask)
     y = x
     for i in range(3):
         layer = jax.tree.map(lambda a, i=i: a[i], params["params"])
-        y, _ = SelfAttentionLayer(**fields).apply({"params": layer}, y, mask)
-    np.testing.assert_allclose(scanned, y, rtol=1e-5, atol=1e-6)
+        y, _ = SelfAttentionLayer(SIZES, "embed", NUMERICS).apply({"params": layer}, y, mask)
+    np.testing.assert_allclose(ours, y, rtol=1e-5, atol=1e-6)
 
 
-def differentiated(fields, x, mask, looping):
-    """Loss and gradient of a stack of three layers, as a function of its parameters and a key."""
+def differentiated(x, mask, **numerics):
+    """Loss and gradient of the layers, as a function of their parameters and a key."""
 
     def loss(params, key):
-        module = scan_layers(SelfAttentionLayer, 3, looping, **fields)
+        module = scanned(dataclasses.replace(NUMERICS, **numerics))
         out, _ = module.apply(params, x, mask, rngs={"dropout": key})
         return (out**2).sum() + (out**3).sum()
 
@@ -129,30 +123,26 @@ def differentiated(fields, x, mask, looping):
 
 
 @pytest.mark.parametrize(
-    "looping",
-    [ScanOptions(remat=True), ScanOptions(unroll=True), ScanOptions(remat=True, unroll=True)],
+    "loop", [{"remat": True}, {"unroll": True}, {"remat": True, "unroll": True}]
 )
-def test_how_layers_are_gone_through_changes_no_value_and_no_gradient(stack, looping):
-    fields, params, x, mask = stack
-    fields = fields | {"dropout": 0.2, "deterministic": False}
+def test_remat_and_unrolling_change_no_value_and_no_gradient(stack, loop):
+    params, x, mask = stack
+    train = {"dropout": 0.2, "deterministic": False}
     args = params, jax.random.key(3)
-    plain, other = (
-        differentiated(fields, x, mask, each)(*args) for each in (ScanOptions(), looping)
-    )
+    plain, other = (differentiated(x, mask, **train, **each)(*args) for each in ({}, loop))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), plain, other)
 
 
-def test_unrolled_layers_have_no_loop_and_are_computed_again_if_they_are_to_be(stack):
-    fields, params, x, mask = stack
+def test_unrolled_layers_have_no_loop_and_keep_rematerialisation(stack):
+    params, x, mask = stack
 
-    def lowered(*looping):
-        step = differentiated(fields, x, mask, ScanOptions(*looping))
-        return step.lower(params, jax.random.key(3))
+    def lowered(remat, unroll):
+        return differentiated(x, mask, remat=remat, unroll=unroll).lower(params, jax.random.key(3))
 
     assert "while(" in lowered(False, False).compile().as_text()
     for remat in (False, True):
         assert "while(" not in lowered(remat, True).compile().as_text()
-    # What keeps a compiler from taking the second computation for the first; a loop needs none.
+    # A barrier keeps CSE from undoing rematerialisation; a loop needs none.
     barriers = {
         each: "optimization_barrier" in lowered(*each).as_text()
         for each in ((False, True), (True, True), (True, False))

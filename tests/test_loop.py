@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import dataclasses
 import functools
 import os
@@ -9,15 +10,13 @@ import jax
 import numpy as np
 import pytest
 from products import tokenizer
+from random_batch import random_batch
 from tiny import TINY, tiny_program
 
-from k3m_jax.data.input.batch import random_batch
 from k3m_jax.settings import UserError
 from k3m_jax.training.checkpoints import Checkpoints, Meta
-from k3m_jax.training.loop import train
-from k3m_jax.training.metric_writer import METRICS, TIMING, read_metrics
-from k3m_jax.training.preemption import watch_signals
-from k3m_jax.training.progress import REFUSALS, ProgressReporter
+from k3m_jax.training.loop import train, watch_signals
+from k3m_jax.training.progress import MAX_REFUSALS, METRICS, TIMING, ProgressReporter, read_metrics
 
 # Another mesh adds up in another order (see test_step.py).
 ACROSS_MESHES = {"rtol": 2e-3, "atol": 1e-5}
@@ -37,10 +36,6 @@ class Batches:
         self._step += 1
         return random_batch(TINY, TINY.training.batch, seed=self._step)
 
-    @property
-    def state(self):
-        return {"next_index": self._step}
-
     def close(self):
         pass
 
@@ -53,21 +48,19 @@ def evaluate(params):
 def run(folder, program=None, evaluate=evaluate, **events):
     """Trains in `folder`; `events` are of steps, as `at_3`."""
     at = {int(name.removeprefix("at_")): event for name, event in events.items()}
+    return train_on(functools.partial(Batches, events=at), folder, program, evaluate)
+
+
+def train_on(batches_from, folder, program=None, evaluate=evaluate):
     program = program or tiny_program()
-    checkpoints = Checkpoints(folder, Meta.of(program.network.settings, ["p"], "w"), keep=1)
-    try:
-        batches = functools.partial(Batches, events=at)
-        return train(program, checkpoints, batches, evaluate, folder, tokenizer())
-    finally:
-        checkpoints.close()
+    meta = Meta.of(program.network.settings, ["p"], "w")
+    with contextlib.closing(Checkpoints(folder, meta, keep=1)) as checkpoints:
+        return train(program, checkpoints, batches_from, evaluate, folder, tokenizer())
 
 
 def last_state(folder):
-    program = tiny_program()
-    checkpoints = Checkpoints(folder, Meta.of(TINY, ["p"], "w"), keep=1)
-    state = jax.device_get(checkpoints.restore(program.abstract_state))
-    checkpoints.close()
-    return state
+    with contextlib.closing(Checkpoints(folder, Meta.of(TINY, ["p"], "w"), keep=1)) as checkpoints:
+        return jax.device_get(checkpoints.restore(tiny_program().abstract_state))
 
 
 @pytest.fixture(scope="module")
@@ -99,25 +92,22 @@ def test_a_finished_run_stays_as_it_is(whole):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop_it_saves_and_goes_on_exactly(whole, tmp_path, number):
+def test_after_a_signal_it_saves_and_goes_on_exactly(whole, tmp_path, number):
     assert not run(tmp_path, at_2=lambda: os.kill(os.getpid(), number))
     assert last_state(tmp_path).step == 3
+    # A signal before a step with an evaluation does not prevent it.
+    assert not run(tmp_path, at_4=lambda: os.kill(os.getpid(), number))
+    assert last_state(tmp_path).step == 5
     assert run(tmp_path)
     assert_same_run(tmp_path, whole)
 
 
-def test_told_at_an_evaluation_it_still_evaluates(whole, tmp_path):
-    assert not run(tmp_path, at_4=lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert run(tmp_path)
-    assert_same_run(tmp_path, whole)
-
-
-def test_told_during_an_evaluation_it_stops_with_that_step(whole, tmp_path):
-    def told(params):
+def test_a_signal_during_an_evaluation_stops_the_run_with_that_step(whole, tmp_path):
+    def evaluate_with_signal(params):
         os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(params)
 
-    assert not run(tmp_path, evaluate=told)
+    assert not run(tmp_path, evaluate=evaluate_with_signal)
     assert last_state(tmp_path).step == 5
     assert run(tmp_path)
     assert_same_run(tmp_path, whole)
@@ -153,12 +143,10 @@ def run_with_refused(folder, *steps):
                 batch["class_probs"][:] = np.inf
             return batch
 
-    checkpoints = Checkpoints(folder, Meta.of(TINY, ["p"], "w"), keep=1)
-    with contextlib.closing(checkpoints):
-        return train(tiny_program(), checkpoints, Broken, evaluate, folder, tokenizer())
+    return train_on(Broken, folder)
 
 
-def test_a_refused_step_is_told(tmp_path, capsys):
+def test_a_refused_step_is_reported(tmp_path, capsys):
     assert run_with_refused(tmp_path, 2)
     skipped = [x["train/skipped"] for x in read_metrics(tmp_path / METRICS) if "train/skipped" in x]
     assert skipped == [0, *[1] * 9]
@@ -166,7 +154,7 @@ def test_a_refused_step_is_told(tmp_path, capsys):
 
 
 def test_steps_refused_in_a_row_end_the_run_and_what_is_saved_stays(monkeypatch, tmp_path):
-    monkeypatch.setattr("k3m_jax.training.progress.REFUSALS", 3)
+    monkeypatch.setattr("k3m_jax.training.progress.MAX_REFUSALS", 3)
     with pytest.raises(UserError, match=r"3 steps in a row, up to step 8, .* debug\.nans=True"):
         run_with_refused(tmp_path, 1, 2, 4, 6, 7, 8)
     assert last_state(tmp_path).step == 5
@@ -175,29 +163,31 @@ def test_steps_refused_in_a_row_end_the_run_and_what_is_saved_stays(monkeypatch,
 
 @pytest.mark.parametrize("leads", [True, False])
 def test_every_process_ends_after_so_many_refused_steps(monkeypatch, tmp_path, leads):
-    monkeypatch.setattr("k3m_jax.parallel.distributed.leads", lambda: leads)
+    monkeypatch.setattr("k3m_jax.parallel.distributed.is_lead_process", lambda: leads)
     numbers = {"loss": np.nan, "gradient_norm": np.nan}
     state = types.SimpleNamespace(step=0, skipped=0)
     with contextlib.closing(ProgressReporter(tiny_program(), tmp_path, state)) as report:
-        for step in range(1, REFUSALS):
+        for step in range(1, MAX_REFUSALS):
             report.dispatched(step, {**numbers, "skipped": step})
-        report.dispatched(REFUSALS, {**numbers, "skipped": REFUSALS - 1})  # one that is not refused
-        for step in range(REFUSALS + 1, 2 * REFUSALS + 1):
+        report.dispatched(
+            MAX_REFUSALS, {**numbers, "skipped": MAX_REFUSALS - 1}
+        )  # one that is not refused
+        for step in range(MAX_REFUSALS + 1, 2 * MAX_REFUSALS + 1):
             report.dispatched(step, {**numbers, "skipped": step - 1})
-        with pytest.raises(UserError, match=f"in a row, up to step {2 * REFUSALS}"):
+        with pytest.raises(UserError, match=f"in a row, up to step {2 * MAX_REFUSALS}"):
             report.pause()
 
 
-def test_the_profiler_window_is_written(tmp_path):
-    training = dataclasses.replace(TINY.training, profile_start=1, profile_steps=2)
-    from k3m_jax.training.profiling import ProfilerWindow
-
-    window, x = ProfilerWindow(training, tmp_path), jax.numpy.zeros(3)
-    for step in range(5):
-        window.before(step)
-        window.after(step, x + 1)
-    window.close()
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+@pytest.mark.parametrize("start", [3, 8])
+def test_the_profiler_window_is_written(tmp_path, start):
+    """Also a window that ends with the run."""
+    training = dataclasses.replace(TINY.training, profile_start=start, profile_steps=2)
+    program = tiny_program()
+    settings = dataclasses.replace(TINY, training=training)
+    profiled = copy.copy(program)
+    profiled.network = types.SimpleNamespace(settings=settings)
+    assert run(tmp_path, profiled)
+    assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1
 
 
 @pytest.fixture
@@ -209,9 +199,9 @@ def interruptible():
 
 
 def test_a_second_signal_does_what_it_always_does(interruptible):
-    with watch_signals() as preemption:
-        assert not preemption.should_stop(1)
+    with watch_signals() as should_stop:
+        assert not should_stop(1)
         os.kill(os.getpid(), signal.SIGINT)
-        assert preemption.should_stop(1)
+        assert should_stop(1)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_wheel_has_all_packages_and_the_licence(tmp_path):
     source = tmp_path / "source"  # the build leaves its own folders where it runs
     for name in ("k3m_jax", "configs", "launch"):
@@ -23,7 +23,7 @@ def test_the_wheel_has_all_packages_and_the_licence(tmp_path):
     assert any(name.endswith("licenses/LICENSE") for name in names)
     tracked = ROOT.glob("k3m_jax/**/*.py"), ROOT.glob("configs/*.py"), ROOT.glob("launch/*.py")
     modules = {path.relative_to(ROOT).as_posix() for paths in tracked for path in paths}
-    for kind in ("txtpb", "css"):
+    for kind in ("txtpb", "css", "md"):
         modules |= {p.relative_to(ROOT).as_posix() for p in ROOT.glob(f"k3m_jax/**/*.{kind}")}
     assert modules
     assert modules <= set(names)

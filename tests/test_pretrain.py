@@ -1,6 +1,7 @@
 """The command as a user runs it, on a small catalogue made for the occasion."""
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -11,9 +12,11 @@ import pytest
 from conftest import ROOT
 
 from k3m_jax.data.build.local import BuildArguments, build
+from k3m_jax.runs.training_run import CONFIG
+from k3m_jax.settings import Settings
 from k3m_jax.synthetic_shop.catalogue import make_catalogue
-from k3m_jax.training.metric_writer import METRICS, TIMING, read_metrics
-from k3m_jax.training.preemption import EXIT_PREEMPTED
+from k3m_jax.training.loop import EXIT_PREEMPTED
+from k3m_jax.training.progress import METRICS, TIMING, read_metrics
 from launch.cli import EXIT_USER_ERROR
 
 STEPS = 60  # seven epochs
@@ -64,7 +67,7 @@ def wait_for_step(workdir, step, process):
 
 
 @pytest.mark.slow
-def test_killed_or_told_to_stop_the_same_command_goes_on_exactly(command, tmp_path):
+def test_killed_or_stopped_the_same_command_goes_on_exactly(command, tmp_path):
     whole = command(tmp_path / "whole")
     _, errors = whole.communicate()
     assert whole.returncode == 0, errors
@@ -97,10 +100,13 @@ def test_killed_or_told_to_stop_the_same_command_goes_on_exactly(command, tmp_pa
     assert other.returncode == EXIT_USER_ERROR
     assert errors.strip().splitlines()[-1].startswith("error: ")
     assert "optimizer.learning_rate = 0.003, not 0.5" in errors
+    config = json.loads((parts / CONFIG).read_text())
+    assert Settings.from_config(config).optimizer.learning_rate == 0.003
+    assert config["model"]["vocabulary"] > 0  # as the data set says
 
 
 def living(group):
-    """What runs of a group of processes; the dead that nobody has asked after do not count."""
+    """What runs of a group of processes; zombies do not count."""
     table = subprocess.check_output(["ps", "-A", "-o", "pgid=,stat=,args="], text=True)
     rows = [line.split(maxsplit=2) for line in table.splitlines()]
     return [row[2] for row in rows if int(row[0]) == group and not row[1].startswith("Z")]
@@ -134,7 +140,7 @@ def test_ctrl_c_in_a_terminal_reaches_the_workers_too(command, tmp_path):
         ("--steps=10", "'steps'"),
         ("--config=configs/quickstart.py:bug", "no variant 'bug'"),
         ("--config=configs/quick.py", "configs/quick.py"),
-        ("--config.model.text.heads=5", "model.text.heads: 5 heads do not divide"),
+        ("--config.model.text.heads=5", "model.text.heads 5"),
         ("--config.data.tokenizer=/nowhere", "/nowhere"),
         ("--config.data.sources=/nowhere", "/nowhere"),
         pytest.param(

@@ -5,14 +5,23 @@ import pickle
 
 import pytest
 
-from k3m_jax.data.records import InvalidRecordError, Splitting, make_product
+from k3m_jax.data.records import InvalidRecordError, Product, Splitting
+
+
+def parsed(**line):
+    return Product.parse({"id": "a", **line})
+
+
+def triples_of(product):
+    return product.sources["knowledge"]
 
 
 def test_missing_parts_are_empty_not_refused():
-    product = make_product(id="a")
-    assert (product.title, product.triples, product.picture, product.category) == ("", (), "", "")
+    product = parsed()
+    assert product.sources == {"title": "", "image": "", "knowledge": ()}
+    assert product.category == ""
     assert product.product == "a"  # its own group
-    assert product.notes == ()
+    assert product.repairs == ()
 
 
 def test_values_pass_through_untouched():
@@ -22,32 +31,30 @@ def test_values_pass_through_untouched():
         ["a#:#b", "c#;#d"],
         ["混合", "棉 80%"],
     ]
-    product = make_product(id="a", title="  12:30; #1 🎁 \n", triples=triples)
-    assert product.triples == tuple(map(tuple, triples))
-    assert product.title == "12:30; #1 🎁"
+    product = parsed(title="  12:30; #1 🎁 \n", triples=triples)
+    assert triples_of(product) == tuple(map(tuple, triples))
+    assert product.sources["title"] == "12:30; #1 🎁"
 
 
 def test_repeated_properties_stay_and_repeated_triples_do_not():
-    product = make_product(
-        id="a", triples=[["climate", "Cool"], ["climate", "Windy"], ["climate", "Cool "]]
-    )
-    assert product.triples == (("climate", "Cool"), ("climate", "Windy"))
-    assert product.notes == ("repeated_triple",)
+    product = parsed(triples=[["climate", "Cool"], ["climate", "Windy"], ["climate", "Cool "]])
+    assert triples_of(product) == (("climate", "Cool"), ("climate", "Windy"))
+    assert product.repairs == ("repeated_triple",)
 
 
 def test_triples_that_say_nothing_are_dropped_and_noted():
-    product = make_product(id="a", triples=[["", "x"], ["p", " "], ["p", None], ["p", "v"]])
-    assert product.triples == (("p", "v"),)
-    assert product.notes == ("empty_triple",) * 3
+    product = parsed(triples=[["", "x"], ["p", " "], ["p", None], ["p", "v"]])
+    assert triples_of(product) == (("p", "v"),)
+    assert product.repairs == ("empty_triple",) * 3
 
 
 def test_158_triples_are_kept_in_order():
     triples = [[f"p{i % 40}", f"v{i}"] for i in range(158)]
-    assert make_product(id="a", triples=triples).triples == tuple(map(tuple, triples))
+    assert triples_of(parsed(triples=triples)) == tuple(map(tuple, triples))
 
 
 def test_whole_numbers_can_name_an_item():
-    product = make_product(id=631433039677, product=7)
+    product = parsed(id=631433039677, product=7)
     assert (product.id, product.product) == ("631433039677", "7")
 
 
@@ -63,7 +70,7 @@ def test_whole_numbers_can_name_an_item():
         ({"title": 3}, "wrong_type"),
         ({"title": {"en": "shirt"}}, "wrong_type"),
         ({"category": ["a", "b"]}, "wrong_type"),
-        ({"picture": 4}, "wrong_type"),
+        ({"images": [4]}, "wrong_type"),
         ({"triples": "color: red"}, "wrong_type"),
         ({"triples": {"color": "red"}}, "wrong_type"),
         ({"triples": ["color", "red"]}, "wrong_type"),
@@ -77,14 +84,14 @@ def test_whole_numbers_can_name_an_item():
 )
 def test_refused(fields, reason):
     with pytest.raises(InvalidRecordError) as caught:
-        make_product(**{"id": "a", **fields})
+        parsed(**fields)
     assert caught.value.reason == reason
     again = pickle.loads(pickle.dumps(caught.value))  # it crosses process borders
     assert (again.reason, again.detail) == (reason, caught.value.detail)
 
 
 def test_split_by_product_is_stable_and_keeps_a_product_together():
-    items = [make_product(id=f"{g}-{i}", product=f"g{g}") for g in range(2000) for i in range(2)]
+    items = [parsed(id=f"{g}-{i}", product=f"g{g}") for g in range(2000) for i in range(2)]
     splits = collections.defaultdict(set)
     for item in items:
         splits[item.product].add(Splitting(0.05)(item))
@@ -95,6 +102,6 @@ def test_split_by_product_is_stable_and_keeps_a_product_together():
 
 
 def test_the_records_own_split_wins():
-    item = make_product(id="a", split="test_unseen")
+    item = parsed(split="test_unseen")
     assert Splitting(0.5)(item) == "test_unseen"
-    assert Splitting(0.0)(make_product(id="a")) == "train"
+    assert Splitting(0.0)(parsed()) == "train"

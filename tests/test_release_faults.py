@@ -15,6 +15,7 @@ The others are here.
 """
 
 import dataclasses
+import types
 
 import flax.linen as nn
 import jax
@@ -22,20 +23,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from pretrained import HF_BERT, bert_settings, rewritten
+from random_batch import random_batch
 from safetensors.numpy import load_file
 from tiny import TINY, tiny_settings
 
-from k3m_jax.data.input.batch import random_batch
+from k3m_jax import objectives
 from k3m_jax.data.input.pipeline import train_items
-from k3m_jax.modalities.knowledge import knowledge_text
+from k3m_jax.modalities.knowledge import Knowledge
+from k3m_jax.model.interaction import StructureAggregation
 from k3m_jax.model.network import Network
-from k3m_jax.model.structure_aggregation import StructureAggregation
-from k3m_jax.objectives import pretraining
-from k3m_jax.objectives.link_prediction import link_margin
-from k3m_jax.objectives.sums import safe_ratio
+from k3m_jax.objectives.base import safe_ratio
+from k3m_jax.objectives.link_prediction import LinkPrediction
 from k3m_jax.pretrained.importing import read_params
+from k3m_jax.settings import LinkPrediction as Options
 from k3m_jax.settings import Structure, UserError
-from tests.products import inputs, memory_shards, products, settings_for, tokenizer
+from tests.products import (
+    NO_PICTURE,
+    having,
+    inputs,
+    memory_shards,
+    products,
+    settings_for,
+    tokenizer,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -57,15 +67,15 @@ def test_an_item_without_triples_has_nothing_of_the_item_before_it():
 @pytest.mark.slow
 def test_a_batch_of_one_is_learned_from():
     settings = tiny_settings(objectives=dataclasses.replace(TINY.objectives, group=1))
-    network = Network(settings)
-    params = nn.unbox(jax.jit(network.init_params)(jax.random.key(0)))
+    network, active = Network(settings), objectives.active(settings)
+    params = jax.jit(network.init_params)(jax.random.key(0))
     batch = random_batch(settings, 1)
 
     @jax.jit
     def learn(params):
         outputs = network.apply(params, batch)
-        sums = pretraining.sums(outputs, batch, settings.objectives, None)
-        return pretraining.total(sums, pretraining.weights(batch), settings.objectives)
+        sums = objectives.sums(active, outputs, batch, None)
+        return objectives.total(active, sums, objectives.target_weights(active, batch))
 
     loss, gradient = jax.value_and_grad(learn)(params)
     assert 0 < loss < 100
@@ -76,7 +86,7 @@ def test_a_batch_of_one_is_learned_from():
 def test_weights_of_which_none_would_be_taken_are_refused(tmp_path):
     """The release offers BERT's 197 tensors under names of which its model has none."""
     count = len(load_file(HF_BERT / "model.safetensors"))
-    assert len(read_params("bert", HF_BERT, bert_settings()).account.used) == count
+    assert len(read_params("bert", HF_BERT, bert_settings()).used) == count
 
     def renamed(tensors):
         return {f"{name}_of_another": tensor for name, tensor in tensors.items()}
@@ -86,20 +96,20 @@ def test_weights_of_which_none_would_be_taken_are_refused(tmp_path):
 
 
 def test_items_without_a_picture_are_trained_on():
-    records = products(8)
-    for item in records[::2]:
-        item["picture"] = b""
+    records = [
+        having(item, image=NO_PICTURE) if i % 2 else item for i, item in enumerate(products(8))
+    ]
     given = inputs(memory_shards(records))
-    items = train_items(settings_for(given), *given)
+    items = train_items(settings_for(given), given)
     epoch = [items[i] for i in range(8)]
-    assert {example.record["id"] for example in epoch} == {item["id"] for item in records}
-    assert sum(example.regions is None for example in epoch) == 4
+    assert {example.view.record.id for example in epoch} == {item.id for item in records}
+    assert sum(not len(example.encoded["image"].inputs) for example in epoch) == 4
 
 
 @pytest.mark.parametrize("value", ["1:2", "1;2", ";", "colour:red;", ":;:;"])
 def test_no_character_of_a_value_breaks_a_triple(value):
     triples = [("brand", "norda"), ("colour", value), ("fibre", "wool")]
-    text = knowledge_text(triples, tokenizer(), 48, 8)
+    text = Knowledge(48, 8, None).encode({"knowledge": triples}, tokenizer(), {})
     found = [
         tuple(text.tokens[slice(*span)] for span in spans)
         for spans in zip(text.property_spans, text.value_spans, strict=True)
@@ -111,22 +121,24 @@ def test_no_character_of_a_value_breaks_a_triple(value):
 def test_no_test_of_the_product_alone_can_tell_negatives(norm):
     """An energy that looks at c alone does not get below the margin.
 
-    False values stand beside the very same c, and each product serves as a false one as often as
+    False values stand next to the very same c, and each product serves as a false one as often as
     it is the true one.
     """
     B, margin = 4, 1.0
     c = jnp.asarray(RNG.normal(size=(B, 8)) * np.arange(1, B + 1)[:, None], jnp.float32)
     nothing = jnp.zeros((B, 3, 8))  # p = v: what is left of the energy is the norm of c
+    product = types.SimpleNamespace(embedding=c)
+    outputs = types.SimpleNamespace(product=product, link_properties=nothing, link_values=nothing)
     items = (jnp.arange(B)[:, None] + 1) % B
 
     def loss(value_weight, item_weight):
-        value_weights = jnp.full((B, 2), value_weight)
-        item_weights = jnp.full((B, 1), item_weight)
-        found, right = link_margin(
-            c, nothing, nothing, value_weights, items, item_weights,
-            group=B, margin=margin, norm=norm,
-        )  # fmt: skip
-        return safe_ratio(*found), safe_ratio(*right)
+        batch = {
+            "link_value_weights": jnp.full((B, 2), value_weight),
+            "link_items": items,
+            "link_item_weights": jnp.full((B, 1), item_weight),
+        }
+        objective = LinkPrediction(Options(margin=margin, norm=norm), length=6, group=B)
+        return tuple(safe_ratio(*x) for x in objective.sums(outputs, batch, None).values())
 
     assert loss(1.0, 0.0) == (margin, 0.0)
     assert loss(0.0, 1.0)[0] >= margin

@@ -4,27 +4,26 @@ import dataclasses
 import json
 import operator
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
 from etils import epath
+from random_batch import random_batch
 from safetensors.numpy import load_file
 from tiny import TINY, released, tiny_settings
 
+from k3m_jax import objectives
 from k3m_jax import settings as s
-from k3m_jax.data.input.batch import random_batch
-from k3m_jax.model.interactor import CoAttentionBlock
-from k3m_jax.model.layers import ScanOptions, SelfAttentionLayer, Stack, scan_layers
-from k3m_jax.model.network import Network
-from k3m_jax.objectives import pretraining
-from k3m_jax.objectives.sums import safe_ratio
-from k3m_jax.pretrained.name_map import read_tensors, write_tensors
-from k3m_jax.pretrained.weights_file import abstract_params, nested
-from k3m_jax.reproductions.release.interleaving import Schedule, interact
-from k3m_jax.reproductions.release.weights import check_config, model_settings, name_map
+from k3m_jax.model.interaction import CoAttentionBlock
+from k3m_jax.model.layers import Numerics, SelfAttentionLayer, scan_layers
+from k3m_jax.model.network import Network, flat, nested, params_and_axes
+from k3m_jax.objectives.base import safe_ratio
+from k3m_jax.pretrained.importing import read_tensors
+from k3m_jax.reproductions.release.interleaving import Schedule, Stack, interact
+from k3m_jax.reproductions.release.layers import AdditiveMask
+from k3m_jax.reproductions.release.weights import RELEASE, check_config, model_settings
 from k3m_jax.settings import UserError
 
 GOLDEN = ROOT / "tests" / "golden" / "k3m_release"
@@ -33,13 +32,13 @@ GOLDEN = ROOT / "tests" / "golden" / "k3m_release"
 # -- the schedule
 
 
-def _stack(kind, count, fields, looping, *example):
+def _stack(kind, count, fields, numerics, *example):
     """A stack of random parameters."""
-    module = scan_layers(kind, count, ScanOptions(), **fields)
-    params = nn.unbox(module.init(jax.random.key(count), *example))["params"]
+    module = scan_layers(kind, count, *fields, numerics=numerics)
+    params, _ = params_and_axes(module.init(jax.random.key(count), *example)["params"])
     noise = iter(jax.random.split(jax.random.key(9), len(jax.tree.leaves(params))))
     params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(noise), x.shape), params)
-    return Stack(kind(**fields, parent=None), params, looping)
+    return Stack(kind(*fields, numerics, parent=None), params, numerics)
 
 
 @pytest.mark.parametrize(
@@ -49,18 +48,15 @@ def _stack(kind, count, fields, looping, *example):
 @pytest.mark.parametrize("unroll", [False, True])
 def test_each_stream_runs_its_layers_where_the_schedule_says(text_before, image_before, unroll):
     """Against the general rule, written as a loop over layers and blocks."""
-    how = {"dropout": 0.0, "dtype": jnp.float32, "deterministic": True}
-    looping = ScanOptions(unroll=unroll)
+    numerics = Numerics(0.0, jnp.dtype("float32"), deterministic=True, unroll=unroll)
     x, y = jax.random.normal(jax.random.key(0), (2, 1, 3, 8))
-    masks = jnp.zeros((2, 1, 3))
-    sizes = {"width": 8, "heads": 2, "mlp": 8}
+    masks = tuple(map(AdditiveMask, jnp.ones((2, 1, 3), bool)))
     text, image = (
-        _stack(SelfAttentionLayer, n, {**sizes, "axis": axis, **how}, looping, x, mask)
+        _stack(SelfAttentionLayer, n, (s.Encoder(n, 8, 2, 8), axis), numerics, x, mask)
         for n, axis, mask in ((5, "embed", masks[0]), (2, "image_embed", masks[1]))
     )
     sizes = s.Interactor(blocks=2, width=8, heads=2, image_mlp=8, text_mlp=8)
-    widths = {"sizes": sizes, "text_width": 8, "image_width": 8}
-    blocks = _stack(CoAttentionBlock, 2, widths | how, looping, (x, y), *masks)
+    blocks = _stack(CoAttentionBlock, 2, (sizes,), numerics, (x, y), *masks)
 
     def layer(stack, i, *args):
         params = jax.tree.map(operator.itemgetter(i), stack.params)
@@ -71,7 +67,7 @@ def test_each_stream_runs_its_layers_where_the_schedule_says(text_before, image_
         schedules = Schedule.of(text, text_before), Schedule.of(image, image_before)
         key = jax.random.key(0)
         starts = (c.start(z, m, key) for c, z, m in zip(schedules, (x, y), masks, strict=True))
-        return interact(blocks, schedules, tuple(starts), tuple(masks), key)
+        return interact(blocks, schedules, tuple(starts), masks, key)
 
     expected = x, y
     done = [0, 0]
@@ -114,11 +110,10 @@ def test_no_size_is_anyone_s_but_the_configuration_s(mode):
     model = model_settings(epath.Path("config.json"), CONFIG, mode)
     settings = tiny_settings(model=model, image=image)
     network = Network(settings)
-    params = abstract_params(network)
-    names = name_map(settings)
-    assert {slot.path for slot in names.slots.values()} == params.keys()
+    params = network.abstract_params()
     zeros = {name: np.zeros(x.shape, np.float32) for name, x in params.items()}
-    state = write_tensors(nested(zeros), names)
+    state = RELEASE.views(nested(zeros))
+    assert flat(read_tensors(RELEASE, state, nested(params)).params).keys() == params.keys()
     assert state["bert_tri.encoder_tri.layer.6.attention.self.query.weight"].shape == (24, 24)
     assert state["bert_tri.encoder_tri.c_layer.2.biOutput.dense2.weight"].shape == (24, 32)
     assert state["bert_tri.encoder_tri.c_layer_pv_t.0.v_output.dense.weight"].shape == (24, 40)
@@ -150,16 +145,16 @@ def test_other_sizes_are_told_all_at_once_with_what_to_set():
 @pytest.fixture(scope="module")
 def alone():
     """The model for a batch of one: a function of such a batch."""
-    objectives = dataclasses.replace(TINY.objectives, group=1)
-    settings = released(tiny_settings(objectives=objectives))
-    network = Network(settings)
-    params = nn.unbox(jax.jit(network.init_params)(jax.random.key(0)))
+    single = dataclasses.replace(TINY.objectives, group=1)
+    settings = released(tiny_settings(objectives=single))
+    network, active = Network(settings), objectives.active(settings)
+    params = jax.jit(network.init_params)(jax.random.key(0))
 
     @jax.jit
     def run(batch):
         outputs = network.apply(params, batch)
-        sums = pretraining.sums(outputs, batch, settings.objectives, None)
-        total = pretraining.total(sums, pretraining.weights(batch), settings.objectives)
+        sums = objectives.sums(active, outputs, batch, None)
+        total = objectives.total(active, sums, objectives.target_weights(active, batch))
         losses = {name: safe_ratio(*value) for name, value in sums.items()}
         return outputs.product, losses, total
 
@@ -199,8 +194,8 @@ def _released():
 
 
 def _fitting(settings, tensors):
-    wanted = nested(abstract_params(Network(settings)))
-    return read_tensors(tensors, name_map(settings, tensors), wanted)
+    wanted = nested(Network(settings).abstract_params())
+    return read_tensors(RELEASE, tensors, wanted)
 
 
 @pytest.fixture(scope="module")
@@ -212,24 +207,24 @@ def golden_settings():
     return tiny_settings(model=model, image=image)
 
 
-def test_every_name_is_used_or_known_to_be_dead(golden_settings):
+def test_every_name_is_used_or_ignored(golden_settings):
     tensors = _released()
-    params, account = _fitting(golden_settings, tensors)
-    assert set(account.used) | set(account.dead) == tensors.keys()
-    assert all("q_dense" in n or "pooler" in n or "individual_to_bi" in n for n in account.dead)
-    assert len(account.dead) == 30
-    written = write_tensors(params, name_map(golden_settings))
-    assert written.keys() == set(account.used)
+    params, used, ignored = _fitting(golden_settings, tensors)
+    assert set(used) | set(ignored) == tensors.keys()
+    assert all("q_dense" in n or "pooler" in n or "individual_to_bi" in n for n in ignored)
+    assert len(ignored) == 30
+    written = RELEASE.views(params)
+    assert written.keys() == set(used)
     for name, tensor in written.items():
         np.testing.assert_array_equal(tensor, tensors[name])
 
 
-def test_scores_are_dead_where_the_fusion_has_none(golden_settings):
+def test_scores_are_ignored_where_the_fusion_has_none(golden_settings):
     model = golden_settings.model
-    for mode, dead in (("mean", 54), ("interactive", 54), ("hard", 36)):
+    for mode, ignored in (("mean", 54), ("interactive", 54), ("hard", 36)):
         changed = dataclasses.replace(model, fusion=dataclasses.replace(model.fusion, mode=mode))
         settings = dataclasses.replace(golden_settings, model=changed)
-        assert len(_fitting(settings, _released())[1].dead) == dead
+        assert len(_fitting(settings, _released()).ignored) == ignored
 
 
 def test_a_wrapper_s_prefix_and_old_names_of_layer_norms_are_read(golden_settings):
@@ -259,5 +254,5 @@ def test_names_that_are_not_known_lack_or_contradict_each_other_are_refused(gold
         with pytest.raises(UserError, match=message):
             _fitting(golden_settings, changed)
     without = {name: tensor for name, tensor in tensors.items() if name != decoder}
-    params, _ = _fitting(golden_settings, without)
+    params = _fitting(golden_settings, without).params
     np.testing.assert_array_equal(params["text_encoder"]["words"], tensors[word])

@@ -6,25 +6,32 @@ import json
 import jax
 import numpy as np
 import pytest
-from products import inputs, memory_shards, products, record, settings_for, tokenizer
+from products import (
+    NO_PICTURE,
+    having,
+    inputs,
+    memory_shards,
+    products,
+    record,
+    settings_for,
+    tokenizer,
+)
 from safetensors.numpy import save_file
 from tiny import released
 
 from k3m_jax.data.input.pipeline import train_batches
-from k3m_jax.evaluation.evaluator import make_evaluator
-from k3m_jax.evaluation.report import Report
-from k3m_jax.model.network import Network
+from k3m_jax.evaluation.evaluator import Evaluator
+from k3m_jax.model.network import Network, flat, nested
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.pretrained.importing import import_weights
-from k3m_jax.pretrained.name_map import write_tensors
-from k3m_jax.pretrained.weights_file import WEIGHTS, abstract_params, flat, nested, read_weights
-from k3m_jax.reproductions.release.weights import name_map
+from k3m_jax.pretrained.weights_file import WEIGHTS, read_weights
+from k3m_jax.reproductions.release.weights import RELEASE
 from k3m_jax.serving import from_pretrained
-from k3m_jax.serving.run_export import export_run
+from k3m_jax.serving.export import export_run
 from k3m_jax.settings import Evaluation, Mesh, Training
 from k3m_jax.training.checkpoints import Checkpoints, Meta, load_params
 from k3m_jax.training.loop import train
-from k3m_jax.training.metric_writer import METRICS, read_metrics
+from k3m_jax.training.progress import METRICS, read_metrics
 from k3m_jax.training.trainer import Trainer
 
 STEPS = 2
@@ -46,14 +53,18 @@ def _config(settings):
     }
 
 
+def tensors(params):
+    return {n: np.ascontiguousarray(x) for n, x in RELEASE.views(nested(params)).items()}
+
+
 @pytest.mark.slow
 def test_a_released_checkpoint_is_imported_trained_evaluated_written_and_imported_again(tmp_path):
     # Some without picture, without triples and with more triples than ten among them.
     records = products(20)
-    records[3]["picture"] = records[5]["picture"] = b""
-    records[7] |= {"properties": [], "values": []}
-    records[9] |= record(9, [("colour", str(i)) for i in range(40)])
-    records[11]["title"] = ""
+    for number in (3, 5):
+        records[number] = having(records[number], image=NO_PICTURE)
+    records[7], records[11] = having(records[7], knowledge=()), having(records[11], title="")
+    records[9] = record(9, [("colour", str(i)) for i in range(40)])
     given = inputs(memory_shards(records, products(6, first=100)))
     settings = released(
         settings_for(
@@ -68,24 +79,24 @@ def test_a_released_checkpoint_is_imported_trained_evaluated_written_and_importe
     rng = np.random.default_rng(0)
     params = {
         name: rng.normal(scale=0.1, size=x.shape).astype(np.float32)
-        for name, x in abstract_params(network).items()
+        for name, x in network.abstract_params().items()
     }
     release = tmp_path / "release"
     release.mkdir()
-    save_file(write_tensors(nested(params), name_map(settings)), release / "model.safetensors")
+    save_file(tensors(params), release / "model.safetensors")
     (release / "config.json").write_text(json.dumps(_config(settings)))
     imported = import_weights("k3m", release, tmp_path / "weights", settings, tokenizer())
     assert flat(imported.params).keys() == params.keys()
 
     settings = dataclasses.replace(settings, init_from=str(tmp_path / "weights"))
     network, mesh = Network(settings), make_mesh(settings.mesh)
-    evaluator, run = make_evaluator(network, mesh, given), tmp_path / "run"
+    evaluator, run = Evaluator(network, mesh, given), tmp_path / "run"
     meta = Meta.of(settings, ["data"], tokenizer().fingerprint)
     checkpoints = Checkpoints(run, meta, keep=1)
     finished = train(
         Trainer(network, mesh),
         checkpoints,
-        lambda step: train_batches(settings, *given, start_step=step),
+        lambda step: train_batches(settings, given, start_step=step),
         evaluator,
         run,
         tokenizer(),
@@ -118,13 +129,13 @@ def test_a_released_checkpoint_is_imported_trained_evaluated_written_and_importe
     export_run(run, exported, which="latest", platforms=(), tokenizer=words)
     weights, _ = read_weights(exported / WEIGHTS)
     path = release / "model.safetensors"
-    save_file(write_tensors(nested(weights), name_map(settings)), path)
+    save_file(tensors(weights), path)
     back = flat(import_weights("k3m", release, tmp_path / "back", settings, None).params)
     assert back.keys() == weights.keys() == trained.keys()
     for name, array in trained.items():
         assert back[name].tobytes() == weights[name].tobytes() == array.tobytes(), name
     assert from_pretrained(exported).network.settings.model == settings.model
 
-    report = Report.of(evaluator.measure(nested(trained)), step, settings.data)
+    report = evaluator.report(nested(trained), step)
     assert [row.metric for row in report.rows if row.metric.startswith(("lpm", "link"))] == []
     assert {row.metric for row in report.rows} >= {"mvm_accuracy", "structure_loss"}

@@ -1,4 +1,4 @@
-"""The shell scripts, with a stand-in for Python that only writes down what it is asked to do."""
+"""The shell scripts, with a stand-in for Python that only logs its calls."""
 
 import os
 import pathlib
@@ -46,7 +46,7 @@ class Project:
         (self.bin / name).chmod(0o755)
 
     def run(self, script, *arguments, cwd="/", **environment):
-        """Runs it from elsewhere; returns the process and what Python was asked for."""
+        """Runs it from elsewhere; returns the process and the calls of Python."""
         self.log.write_text("")
         done = subprocess.run(
             [self.folder / "launch" / script, *arguments],
@@ -65,52 +65,54 @@ def project(tmp_path):
 
 
 @pytest.mark.parametrize("script", ["quickstart.sh", "test.sh"])
-def test_help_tells_and_does_nothing(project, script):
-    done, asked = project.run(script, "--help")
+def test_help_does_nothing_else(project, script):
+    done, calls = project.run(script, "--help")
     assert done.returncode == 0
     assert "usage: ./launch/" in done.stdout
-    assert asked == []
+    assert calls == []
     assert not (project.folder / ".venv").exists()
 
 
 def test_quickstart_does_each_step_once(project):
-    done, asked = project.run("quickstart.sh")
+    done, calls = project.run("quickstart.sh")
     assert done.returncode == 0, done.stderr
-    assert asked[0] == "-m venv --clear .venv"
-    assert asked[1].endswith("-rrequirements.txt")
+    assert calls[0] == "-m venv --clear .venv"
+    assert calls[1].endswith("-rrequirements.txt")
     steps = ["make_catalogue", "build_shards", "pretrain", "evaluate"]
-    assert [line.split()[1] for line in asked[2:]] == [f"launch.{step}" for step in steps]
+    assert [line.split()[1] for line in calls[2:]] == [f"launch.{step}" for step in steps]
     assert f"{project.folder}/runs/quickstart/run/checkpoints" in done.stdout
 
-    done, asked = project.run("quickstart.sh")
+    done, calls = project.run("quickstart.sh")
     assert done.returncode == 0
-    assert [line.split()[1] for line in asked] == ["launch.pretrain", "launch.evaluate"]
+    assert [line.split()[1] for line in calls] == ["launch.pretrain", "launch.evaluate"]
 
 
 def test_quickstart_stops_at_the_step_that_fails_and_goes_on_there(project):
-    done, asked = project.run("quickstart.sh", FAKE_FAILS="pretrain")
+    done, calls = project.run("quickstart.sh", FAKE_FAILS="pretrain")
     assert done.returncode == 7
-    assert "launch.pretrain" in asked[-1]
+    assert "launch.pretrain" in calls[-1]
     assert "checkpoint" not in done.stdout
-    _, asked = project.run("quickstart.sh")
-    assert asked[0].split()[1] == "launch.pretrain"
+    _, calls = project.run("quickstart.sh")
+    assert calls[0].split()[1] == "launch.pretrain"
 
 
 def test_quickstart_takes_no_arguments(project):
-    done, asked = project.run("quickstart.sh", "--steps=5")
+    done, calls = project.run("quickstart.sh", "--steps=5")
     assert done.returncode == 2
-    assert asked == []
+    assert calls == []
 
 
 def test_test_script_passes_arguments_on(project):
-    done, asked = project.run("test.sh", "--fast", "tests/test_metrics.py", "-k", "two words")
+    done, calls = project.run("test.sh", "--fast", "tests/test_metrics.py", "-k", "two words")
     assert done.returncode == 0, done.stderr
-    assert asked[1].endswith("-rrequirements.txt -rrequirements-dev.txt")
-    pytest_told, selected = asked[2].split(" --dist loadfile --no-loadscope-reorder")
-    assert pytest_told.startswith("-m pytest")
-    assert selected == " -m not slow tests/test_metrics.py -k two words"
-    _, asked = project.run("test.sh")
-    assert asked == [f"{pytest_told} --dist loadfile --no-loadscope-reorder"]
+    assert calls[1].endswith("-rrequirements.txt -rrequirements-dev.txt")
+    pytest_call, selected = calls[2].split(" -m not slow and not long")
+    assert pytest_call.startswith("-m pytest")
+    assert selected == " tests/test_metrics.py -k two words"
+    _, calls = project.run("test.sh")
+    assert calls == [f"{pytest_call} -m not long"]
+    _, calls = project.run("test.sh", "--long")
+    assert calls == [f"{pytest_call} -m "]
     done, _ = project.run("test.sh", FAKE_FAILS="pytest")
     assert done.returncode == 7
 
@@ -119,24 +121,24 @@ def test_only_changed_requirements_are_installed(project):
     project.run("test.sh")
     with (project.folder / "requirements-dev.txt").open("a") as file:
         file.write("another\n")
-    _, asked = project.run("test.sh")
-    assert asked[0].split()[-1] == "-rrequirements-dev.txt"
+    _, calls = project.run("test.sh")
+    assert calls[0].split()[-1] == "-rrequirements-dev.txt"
     # The quickstart needs the other file alone, which is as it was.
-    _, asked = project.run("quickstart.sh")
-    assert "pip" not in " ".join(asked)
+    _, calls = project.run("quickstart.sh")
+    assert "pip" not in " ".join(calls)
 
 
 def test_an_installation_that_failed_is_done_again(project):
     done, _ = project.run("test.sh", FAKE_FAILS="pip install")
     assert done.returncode == 7
-    _, asked = project.run("test.sh")
-    assert "pip install" in asked[0]
+    _, calls = project.run("test.sh")
+    assert "pip install" in calls[0]
 
 
 def test_another_python_and_folder_can_be_named(project):
     project.python("mine")
-    _, asked = project.run("test.sh", K3M_PYTHON="mine", K3M_VENV=".venv-mine")
-    assert asked[0] == "-m venv --clear .venv-mine"
+    _, calls = project.run("test.sh", K3M_PYTHON="mine", K3M_VENV=".venv-mine")
+    assert calls[0] == "-m venv --clear .venv-mine"
     assert not (project.folder / ".venv").exists()
     done, _ = project.run("test.sh", K3M_PYTHON="absent", K3M_VENV=".venv-absent")
     assert done.returncode == 2
@@ -145,10 +147,10 @@ def test_another_python_and_folder_can_be_named(project):
 
 def test_a_folder_that_is_no_environment_is_left_alone(project, tmp_path):
     (tmp_path / "precious").mkdir()
-    done, asked = project.run("test.sh", K3M_VENV=str(tmp_path / "precious"))
+    done, calls = project.run("test.sh", K3M_VENV=str(tmp_path / "precious"))
     assert done.returncode == 2
     assert "not a virtual environment" in done.stderr
-    assert asked == []
+    assert calls == []
 
 
 def test_pythons_that_do_not_run_or_are_too_old_are_passed_over(project):
@@ -159,9 +161,9 @@ def test_pythons_that_do_not_run_or_are_too_old_are_passed_over(project):
     assert done.returncode == 2
     assert "no Python >= 3.11 found" in done.stderr
     project.python("python3.12")
-    done, asked = project.run("test.sh")
+    done, calls = project.run("test.sh")
     assert done.returncode == 0
-    assert asked[0] == "-m venv --clear .venv"
+    assert calls[0] == "-m venv --clear .venv"
 
 
 def test_scripts_pass_shellcheck():

@@ -1,6 +1,5 @@
 import dataclasses
 import math
-import re
 import typing
 
 import ml_collections
@@ -9,6 +8,8 @@ from conftest import ROOT
 from tiny import TINY, released
 
 from k3m_jax.settings import Settings, UserError, default_config
+from k3m_jax.settings.schema import groups_of
+from launch.document_settings import document
 
 
 def changed(**values):
@@ -21,7 +22,7 @@ def changed(**values):
 
 def test_defaults_survive_the_way_through_a_config():
     assert Settings.from_config(default_config()) == Settings()
-    assert Settings.from_config(TINY.to_config()) == TINY
+    assert Settings.from_config(dataclasses.asdict(TINY)) == TINY
 
 
 def test_a_config_can_be_a_plain_dict_and_partial():
@@ -35,7 +36,7 @@ def test_a_config_can_be_a_plain_dict_and_partial():
 def test_settings_are_frozen_and_hashable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         TINY.seed = 3
-    assert hash(TINY) == hash(Settings.from_config(TINY.to_config()))
+    assert hash(TINY) == hash(Settings.from_config(dataclasses.asdict(TINY)))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,6 @@ def test_what_the_schema_does_not_know_is_named(config, message):
         ({"evaluation.batch": 100}, ["evaluation.batch", "objectives.group"]),
         ({"data.weights": (1.0,)}, ["data.weights", "data.sources"]),
         ({"lengths.title": 513}, ["model.positions", "lengths."]),
-        ({"mesh.fsdp": -1}, ["mesh"]),
         ({"model.dropout": 1.5}, ["model.dropout"]),
         ({"objectives.mlm.rate": -0.1}, ["objectives.mlm.rate"]),
         ({"lengths.title": 2}, ["lengths.title"]),
@@ -87,6 +87,8 @@ def test_what_the_schema_does_not_know_is_named(config, message):
         ({"optimizer.learning_rate": math.nan}, ["optimizer.learning_rate"]),
         ({"objectives.lpm.negative_values": -1}, ["objectives.lpm.negative_values"]),
         ({"data.sources": ("a",), "data.weights": (0.0,)}, ["data.weights"]),
+        ({"distributed.process": 1}, ["distributed.coordinator", "distributed.process"]),
+        ({"task.shown": ("picture",)}, ["task.shown"]),
     ],
 )
 def test_contradictions_name_their_keys(values, keys):
@@ -97,28 +99,26 @@ def test_contradictions_name_their_keys(values, keys):
     assert "\n" not in str(error.value)
 
 
-def test_the_release_answers_no_questions():
+def test_presets_refuse_what_they_do_not_have():
+    with pytest.raises(UserError, match=r"model\.preset: 'realease' .*'release'"):
+        Settings.from_config({"model": {"preset": "realease"}})
+    with pytest.raises(UserError, match=r"model\.interactor\.text_layers"):
+        Settings.from_config(changed(**{"model.interactor.text_layers": (1,) * 6}))
+    with pytest.raises(UserError, match=r"model\.knowledge_text"):
+        Settings.from_config(changed(**{"model.knowledge_text": True}))
     settings = released(TINY)
-    asked = dataclasses.replace(settings, task=dataclasses.replace(settings.task, name="questions"))
+    questions = dataclasses.replace(settings.task, name="questions")
     with pytest.raises(UserError, match=r"task\.name: model\.preset 'release'"):
-        asked.check()
-
-
-def hints(kind, prefix=""):
-    """(key, type) of every setting, ranges included."""
-    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
-        if dataclasses.is_dataclass(hint):
-            yield from hints(hint, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", hint
+        dataclasses.replace(settings, task=questions).validate()
 
 
 def test_every_number_has_a_range():
+    settings = [setting for *_, settings in groups_of(Settings()) for setting in settings]
     bare = [
-        key
-        for key, hint in hints(Settings)
-        if hint in (int, float) or {int, float} & set(typing.get_args(hint)[:1])
-        if typing.get_origin(hint) is not typing.Annotated
+        setting.name
+        for setting in settings
+        if setting.kind in (int, float) or {int, float} & set(typing.get_args(setting.kind)[:1])
+        if typing.get_origin(setting.kind) is not typing.Annotated
     ]
     assert bare == []
 
@@ -148,25 +148,20 @@ def test_a_typing_error_in_a_configuration_file_is_named():
         Settings.from_config(config)
 
 
-def test_the_manual_has_every_setting_and_its_default():
-    manual = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| `([a-z0-9_.]+)` \| (.*?) \| .+ \|$", manual, re.MULTILINE))
-    defaults = dict(leaves(dataclasses.asdict(Settings())))
-    assert rows.keys() == defaults.keys()
-    for key, value in defaults.items():
-        shown = rows[key].strip("`")
-        assert shown in (str(value), f'"{value}"'), f"{key}: docs/configuration.md says {shown}"
+def test_the_page_of_settings_is_up_to_date():
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert document(page) == page, "run python -m launch.document_settings"
+
+
+def test_every_setting_is_described():
+    for name, description, settings in groups_of(Settings()):
+        assert description or not name
+        for setting in settings:
+            assert setting.description, setting.name
 
 
 def test_no_setting_hides_behind_a_method_of_config_dict():
-    """`--config.evaluation.items=3` would ask for `ConfigDict.items`."""
-    names = {part for key, _ in leaves(dataclasses.asdict(Settings())) for part in key.split(".")}
+    """`--config.evaluation.items=3` would set `ConfigDict.items`."""
+    keys = [setting.name for *_, settings in groups_of(Settings()) for setting in settings]
+    names = {name for key in keys for name in key.split(".")}
     assert not names & set(dir(ml_collections.ConfigDict))
-
-
-def leaves(tree, prefix=""):
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

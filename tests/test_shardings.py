@@ -1,33 +1,36 @@
-import flax.linen as nn
+import contextlib
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from tiny import TINY, tiny_settings
+from tiny import TINY, tiny_program, tiny_settings
 
-from k3m_jax.model.network import Network
+from k3m_jax.model.network import Network, params_and_axes
 from k3m_jax.parallel.mesh import make_mesh
-from k3m_jax.parallel.rules import RULES
-from k3m_jax.parallel.shardings import MAX_REPLICATED, abstract_tree, place_batch, tree_shardings
+from k3m_jax.parallel.shardings import (
+    MAX_REPLICATED,
+    constrain,
+    param_shardings,
+    place_batch,
+)
 from k3m_jax.settings import Mesh, Settings, UserError
-from k3m_jax.training.state import init_state
 
 MESH = Mesh(data=2, fsdp=2, tensor=2)
 
 
-def box(shape, *names):
-    return nn.LogicallyPartitioned(jax.ShapeDtypeStruct(shape, jnp.float32), names)
+def shardings_of(mesh, **params):
+    """Of parameters, each a shape and the names of its axes."""
+    arrays = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, (shape, _) in params.items()}
+    return param_shardings(
+        make_mesh(mesh), arrays, {name: axes for name, (_, axes) in params.items()}
+    )
 
 
-@pytest.fixture(scope="module")
-def abstract_state():
-    return jax.eval_shape(lambda: init_state(Network(tiny_settings()), 0))
-
-
-def test_parameters_are_split_as_the_table_says(abstract_state):
-    shardings = tree_shardings(make_mesh(MESH), abstract_state).params
-    text = shardings["text_encoder"]
+def test_parameters_are_split_as_the_table_says():
+    text = shardings_of_network(TINY, MESH)[1]["text_encoder"]
     assert text["words"].spec == PartitionSpec("tensor", "fsdp")
     query = text["layers"]["layer"]["attention"]["query"]["kernel"]
     assert query.spec == PartitionSpec(None, "fsdp", "tensor", None)
@@ -35,57 +38,68 @@ def test_parameters_are_split_as_the_table_says(abstract_state):
 
 
 def test_of_two_dimensions_for_one_axis_the_upper_line_gets_it():
-    tree = {"map": box((8, 8), "image_embed", "embed")}
-    assert tree_shardings(make_mesh(MESH), tree)["map"].spec == PartitionSpec(None, "fsdp")
+    found = shardings_of(MESH, map=((8, 8), ("image_embed", "embed")))
+    assert found["map"].spec == PartitionSpec(None, "fsdp")
 
 
-def test_the_optimizer_follows_its_parameters(abstract_state):
-    shardings = tree_shardings(make_mesh(MESH), abstract_state)
+@pytest.mark.parametrize("rate", [1.0, 0.5])
+def test_the_optimizer_follows_its_parameters(rate):
+    """With marks of imported parameters, too, which are scalars."""
+    optimizer = dataclasses.replace(TINY.optimizer, imported_rate=rate)
+    settings = tiny_settings(optimizer=optimizer, init_from="weights")
+    state = tiny_program(settings, 2, 2, 2).abstract_state
+    shardings = jax.tree.map(lambda x: x.sharding, state)
     adam = next(part for part in shardings.opt_state if hasattr(part, "mu"))
     assert adam.mu == shardings.params == adam.nu
-    assert shardings.step.is_fully_replicated
+    scalars = [x.sharding for x in jax.tree.leaves(state) if not x.ndim]
+    assert len(scalars) > 2
+    assert all(sharding.is_fully_replicated for sharding in scalars)
 
 
 def test_large_models_are_hardly_replicated():
-    network = Network(Settings().resolved(vocabulary=21128, classes=1600))
-    boxed = jax.eval_shape(lambda: network.init_params(jax.random.key(0)))
-    mesh = make_mesh(Mesh(data=1, fsdp=4, tensor=2))
-    arrays = jax.tree.leaves(abstract_tree(mesh, boxed))
-    whole = sum(x.size for x in arrays if x.sharding.is_fully_replicated)
-    assert whole < MAX_REPLICATED * sum(x.size for x in arrays)
+    settings = Settings().resolved(vocabulary=21128, classes=1600)
+    params, shardings = shardings_of_network(settings, Mesh(data=1, fsdp=4, tensor=2))
+    sizes = [x.size for x in jax.tree.leaves(params)]
+    whole = [sharding.is_fully_replicated for sharding in jax.tree.leaves(shardings)]
+    assert np.dot(sizes, whole) < MAX_REPLICATED * sum(sizes)
 
 
 def test_an_array_without_names_is_refused():
-    tree = {"layer": {"kernel": jax.ShapeDtypeStruct((4, 4), jnp.float32)}}
-    with pytest.raises(UserError, match=r"layer/kernel .* no logical axes"):
-        tree_shardings(make_mesh(MESH), tree)
+    with pytest.raises(ValueError, match=r"kernel.* no logical axes"):
+        params_and_axes({"layer": {"kernel": jax.ShapeDtypeStruct((4, 4), jnp.float32)}})
 
 
 def test_a_name_outside_the_table_is_refused():
-    with pytest.raises(UserError, match=r"kernel: the axis 'embd' is not in .*rules\.py"):
-        tree_shardings(make_mesh(MESH), {"kernel": box((4, 4), "embd", "mlp")})
+    with pytest.raises(UserError, match=r"kernel: the axis 'embd' is not in RULES"):
+        shardings_of(MESH, kernel=((4, 4), ("embd", "mlp")))
 
 
 def test_a_dimension_that_does_not_divide_names_the_key():
     with pytest.raises(UserError, match=r"words: .*'vocab' of size 61 .*mesh\.tensor 2"):
-        tree_shardings(make_mesh(MESH), {"words": box((61, 4), "vocab", "embed")})
+        shardings_of(MESH, words=((61, 4), ("vocab", "embed")))
     with pytest.raises(UserError, match=r"change mesh\.fsdp or model\.text\.width"):
-        tree_shardings(make_mesh(MESH), {"words": box((60, 5), "vocab", "embed")})
+        shardings_of(MESH, words=((60, 5), ("vocab", "embed")))
 
 
 def test_what_every_device_holds_is_limited():
-    tree = {
-        "cut": box((1024, 1024), "embed", "mlp"),
-        "whole": box((1024, 1024), "features", "width"),
-    }
+    shape = (1024, 1024)
+    params = {"split": (shape, ("embed", "mlp")), "whole": (shape, ("features", "width"))}
     with pytest.raises(UserError, match=r"50\.0% .* whole the largest"):
-        tree_shardings(make_mesh(MESH), tree)
-    tree_shardings(make_mesh(Mesh()), tree)  # nothing is promised where only rows are spread
+        shardings_of(MESH, **params)
+    shardings_of(Mesh(), **params)  # nothing is promised where only rows are split
 
 
-def test_each_axis_has_one_rule():
-    names = [rule.logical for rule in RULES]
-    assert len(names) == len(set(names))
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_constraint_with_an_unknown_name_is_an_error(inside):
+    mesh = jax.set_mesh(make_mesh(MESH)) if inside else contextlib.nullcontext()
+    with mesh, pytest.raises(ValueError, match="lenght"):
+        jax.jit(lambda x: constrain(x, "batch", "lenght"))(jnp.zeros((4, 4)))
+
+
+def shardings_of_network(settings, mesh):
+    network = Network(settings)
+    params = jax.eval_shape(network.init_params, jax.random.key(0))
+    return params, param_shardings(make_mesh(mesh), params, network.param_axes())
 
 
 def test_batches_are_cut_into_blocks_of_rows():

@@ -5,15 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_batch import random_batch
 from tiny import TINY, released, tiny_program, tiny_settings
 
-from k3m_jax.data.input.batch import random_batch
 from k3m_jax.model.network import Network
 from k3m_jax.parallel.mesh import make_mesh
-from k3m_jax.parallel.shardings import unbox
 from k3m_jax.settings import Debug, Mesh, UserError
-from k3m_jax.training.state import init_state
-from k3m_jax.training.step import gumbel_temperature, micro_batches, train_step
+from k3m_jax.training.step import gumbel_temperature, init_state, micro_batches, train_step
 from k3m_jax.training.trainer import Trainer
 
 # Float32 sums in another order, over a few steps of Adam, which divides by small numbers.
@@ -39,24 +37,21 @@ def assert_close(actual, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **ACROSS_MESHES), actual, expected)
 
 
-@pytest.mark.parametrize(
-    "mesh",
-    [
-        (2, 2, 2),
-        pytest.param((8, 1, 1), marks=pytest.mark.slow),
-        pytest.param((2, 4, 1), marks=pytest.mark.slow),
-    ],
-)
-def test_every_mesh_computes_the_same(on_one_device, mesh):
-    """Dropout is off, but the Gumbel noise of `hard` fusion is drawn: it too must not depend."""
-    assert_close(run(tiny_program(TINY, *mesh)), on_one_device)
-
-
 UNROLLED = tiny_settings(model=dataclasses.replace(TINY.model, unroll=True))
 
 
-def test_unrolled_layers_compute_the_same(on_one_device):
-    assert_close(run(tiny_program(UNROLLED, 2, 2, 2)), on_one_device)
+@pytest.mark.parametrize(
+    ("settings", "mesh"),
+    [
+        (TINY, (2, 2, 2)),
+        pytest.param(TINY, (8, 1, 1), marks=pytest.mark.slow),
+        pytest.param(TINY, (2, 4, 1), marks=pytest.mark.slow),
+        (UNROLLED, (2, 2, 2)),
+    ],
+)
+def test_every_mesh_computes_the_same(on_one_device, settings, mesh):
+    """Dropout is off, but the Gumbel noise of `hard` fusion is drawn: it too must not depend."""
+    assert_close(run(tiny_program(settings, *mesh)), on_one_device)
 
 
 def loops(jaxpr):
@@ -74,7 +69,7 @@ def test_unrolled_a_step_has_no_loop_and_the_rest_keeps_it(settings):
     """Where one would be long to compile, or large: at initialisation and in what is exported."""
     network, key = Network(settings), jax.random.key(0)
     batch = random_batch(settings, settings.objectives.group)
-    params = unbox(jax.eval_shape(network.init_params, key))
+    params = jax.eval_shape(network.init_params, key)
 
     def turns(function, *args):
         return list(loops(jax.make_jaxpr(function)(*args).jaxpr))
@@ -82,8 +77,8 @@ def test_unrolled_a_step_has_no_loop_and_the_rest_keeps_it(settings):
     unrolled = turns(network.apply, params, batch)
     assert max(unrolled) > (1, 1)
     assert all(unroll == max(length, 1) for length, unroll in unrolled)
-    looped = turns(network.init_params, key), turns(network.looped().apply, params, batch)
-    for each in looped:
+    scanned = turns(network.init_params, key), turns(network.scanned().apply, params, batch)
+    for each in scanned:
         assert max(each) > (1, 1)
         assert all(unroll == 1 for _, unroll in each)
 
@@ -94,7 +89,7 @@ def test_runs_that_differ_by_their_seed_share_a_program():
     def programs(seed):
         network = Network(tiny_settings(seed=seed))
         initial = functools.partial(init_state, network)
-        state, batch = unbox(jax.eval_shape(initial, 0)), random_batch(TINY, TINY.training.batch)
+        state, batch = jax.eval_shape(initial, 0), random_batch(TINY, TINY.training.batch)
         step = jax.make_jaxpr(functools.partial(train_step, network))(np.uint32(seed), state, batch)
         return str(jax.make_jaxpr(initial)(np.uint32(seed))), str(step)
 
@@ -139,7 +134,7 @@ FIRST_STEP = {
 }
 
 
-def test_the_first_step_is_the_one_it_has_always_been(on_one_device):
+def test_the_first_step_is_unchanged(on_one_device):
     _, history = on_one_device
     found = {name: float(history[0][name]) for name in FIRST_STEP}
     assert found == pytest.approx(FIRST_STEP, rel=1e-4), (
@@ -163,7 +158,7 @@ def test_metrics_are_scalars_and_finite(on_one_device):
 def test_micro_batches_add_up_to_the_whole():
     """Without noise, which is drawn per micro-batch, only the order of sums differs.
 
-    The batch is uneven on purpose: one half of the groups has no title to ask for, so that a mean
+    The batch is uneven on purpose: one half of the groups has no title to predict, so that a mean
     of the micro-batches' means would be another number.
     """
     soft = dataclasses.replace(
@@ -208,7 +203,7 @@ def test_a_step_that_is_not_finite_is_refused():
     )
 
 
-def test_a_batch_that_asks_for_nothing_costs_nothing():
+def test_a_batch_without_targets_costs_nothing():
     program, batch = tiny_program(), random_batch(TINY, TINY.training.batch)
     nothing = {k: np.zeros_like(x) if k.endswith("_weights") else x for k, x in batch.items()}
     state, metrics = program.step(program.init(), program.place(nothing))
@@ -218,7 +213,7 @@ def test_a_batch_that_asks_for_nothing_costs_nothing():
 
 
 def test_no_step_compiles_after_the_first():
-    """Nor does any bring something from the host: `Program.step` guards itself against that."""
+    """Nor does any bring something from the host: `Trainer.step` guards itself against that."""
     program = tiny_program()
     batch = program.place(random_batch(TINY, TINY.training.batch))
     state, _ = program.step(program.init(), batch)
@@ -236,7 +231,7 @@ def test_no_step_compiles_after_the_first():
         jax.monitoring.clear_event_listeners()
 
 
-def test_the_state_is_given_away():
+def test_the_state_is_donated():
     program = tiny_program()
     state = program.init()
     program.step(state, program.place(random_batch(TINY, TINY.training.batch)))
@@ -251,27 +246,19 @@ def test_the_temperature_falls_geometrically():
     np.testing.assert_allclose(np.diff(np.log(values)), np.log(0.5) / 9, rtol=1e-5)
 
 
-def test_a_batch_that_does_not_fit_the_mesh_names_the_keys():
-    training = dataclasses.replace(TINY.training, accumulation=2)
-    with pytest.raises(
-        UserError,
-        match=r"training\.batch 32 .* mesh\.data x mesh\.fsdp 8 x training\.accumulation 2",
-    ):
-        Trainer(Network(tiny_settings(training=training)), make_mesh(Mesh()))
-
-
 @pytest.mark.parametrize(
-    ("batch", "blocks", "message"),
+    ("group", "changes", "blocks", "message"),
     [
-        (20, 1, r"evaluation\.batch 20 is not a multiple of 8, .* mesh\.data x mesh\.fsdp 8"),
-        (24, 4, r"evaluation\.batch 24 is not a multiple of 16, .* objectives\.group 4 x 4"),
+        ("training", {"accumulation": 2}, 1, r"training\.batch 32 .* 8 x training\.accumulation 2"),
+        ("evaluation", {"batch": 20}, 1, r"evaluation\.batch 20 .*mesh\.data x mesh\.fsdp 8"),
+        ("evaluation", {"batch": 24}, 4, r"evaluation\.batch 24 .*objectives\.group 4 x 4 .*16"),
     ],
 )
-def test_a_batch_of_the_evaluation_that_does_not_fit_is_told_at_once(
-    monkeypatch, batch, blocks, message
+def test_a_batch_that_does_not_fit_the_mesh_names_the_keys(
+    monkeypatch, group, changes, blocks, message
 ):
-    """Of one process, and of several that read so many blocks of it."""
+    """Also one of the evaluation, at once; of one process, and of several that read `blocks`."""
     monkeypatch.setattr("k3m_jax.training.trainer.process_blocks", lambda mesh: ((0,), blocks))
-    settings = tiny_settings(evaluation=dataclasses.replace(TINY.evaluation, batch=batch))
+    settings = tiny_settings(**{group: dataclasses.replace(getattr(TINY, group), **changes)})
     with pytest.raises(UserError, match=message):
         Trainer(Network(settings), make_mesh(Mesh()))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from k3m_jax import settings
-from k3m_jax.model.structure_aggregation import StructureAggregation
+from k3m_jax.model.interaction import StructureAggregation
 
 B, X, D = 4, 5, 6
 RNG = np.random.default_rng(0)

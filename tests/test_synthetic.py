@@ -1,4 +1,7 @@
+"""The embedded catalogue: its bytes, its facts, its texts and its pictures."""
+
 import collections
+import hashlib
 import itertools
 import json
 import pathlib
@@ -10,10 +13,17 @@ from PIL import Image
 from k3m_jax.settings import UserError
 from k3m_jax.synthetic_shop.assortment import FAMILIES
 from k3m_jax.synthetic_shop.catalogue import draw_contact_sheet, make_catalogue, make_items
-from k3m_jax.synthetic_shop.geometry import BODY
-from k3m_jax.synthetic_shop.modality_overlap import SEEN, TRIPLES_ONLY, told, write_title
+from k3m_jax.synthetic_shop.modality_overlap import (
+    TRIPLES_ONLY,
+    VISIBLE,
+    assign_modalities,
+    write_title,
+)
 from k3m_jax.synthetic_shop.pictures import COLORS, PATTERNS, SHAPES, Design, Look, draw
 from k3m_jax.synthetic_shop.products import BRAND_OF, TYPICAL, draw_product
+from k3m_jax.synthetic_shop.silhouettes import BODY
+
+FILES = ("products.jsonl", "align_pairs.jsonl")
 
 
 def read(path):
@@ -42,35 +52,28 @@ def look(**changes):
 def catalogue(tmp_path_factory):
     folder = tmp_path_factory.mktemp("synthetic") / "shop"
     counts = make_catalogue(folder, 200, seed=3, overlap=0.5, image_size=32)
-    items, pairs = read(folder / "products.jsonl"), read(folder / "align_pairs.jsonl")
+    items, pairs = (read(folder / name) for name in FILES)
     return folder, counts, items, pairs
 
 
-def test_the_same_arguments_make_the_same_bytes(tmp_path):
-    for name in ("a", "b"):
-        make_catalogue(tmp_path / name, 8, seed=5, overlap=0.3, image_size=32)
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    make_catalogue(tmp_path / "c", 8, seed=6, overlap=0.3, image_size=32)
-    assert contents(tmp_path / "a") != contents(tmp_path / "c")
+def test_texts_have_a_known_digest(catalogue):
+    """A change would make all results on the embedded catalogue incomparable with earlier ones."""
+    texts = b"".join((catalogue[0] / name).read_bytes() for name in FILES)
+    assert hashlib.sha256(texts).hexdigest()[:16] == "4de406df773c8f0e"
 
 
-@pytest.mark.slow  # starts two processes
-def test_worker_processes_change_nothing(tmp_path):
-    make_catalogue(tmp_path / "a", 20, seed=5, overlap=0.3, image_size=32)
-    make_catalogue(tmp_path / "b", 20, seed=5, overlap=0.3, image_size=32, workers=2)
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
-
-
-def test_a_product_does_not_depend_on_how_many_there_are(tmp_path, catalogue):
+def test_bytes_depend_neither_on_the_number_of_products_nor_on_workers(tmp_path, catalogue):
     folder, _, items, _ = catalogue
-    make_catalogue(tmp_path / "few", 5, seed=3, overlap=0.5, image_size=32)
+    make_catalogue(tmp_path / "few", 12, seed=3, overlap=0.5, image_size=32, workers=1)
     few = read(tmp_path / "few" / "products.jsonl")
     assert few == items[: len(few)]
     for path, data in contents(tmp_path / "few" / "images").items():
         assert (folder / "images" / path).read_bytes() == data
+    make_catalogue(tmp_path / "other", 12, seed=4, overlap=0.5, image_size=32)
+    assert contents(tmp_path / "few") != contents(tmp_path / "other")
 
 
-def test_the_counts_are_those_of_the_files(catalogue):
+def test_counts_match_the_files(catalogue):
     folder, counts, items, pairs = catalogue
     assert counts["items"] == len(items) == len({item["id"] for item in items})
     assert counts["products"] == len({item["product"] for item in items}) == 200
@@ -83,9 +86,9 @@ def test_the_counts_are_those_of_the_files(catalogue):
     assert len(items) / 200 == pytest.approx(2.2, abs=0.3)
 
 
-def test_the_format_is_that_of_real_catalogues(catalogue, shared):
+def test_format_matches_real_catalogues(catalogue, shared):
     _, _, items, pairs = catalogue
-    for ours, name in ((items, "products.jsonl"), (pairs, "align_pairs.jsonl")):
+    for ours, name in zip((items, pairs), FILES, strict=True):
         real = read(shared / "data" / "catalogue" / name)
         for row in ours:
             assert list(row) == list(real[0])
@@ -104,7 +107,7 @@ def test_no_product_is_in_two_splits(catalogue):
     assert sizes == {"train": 160, "valid": 20, "test": 20}
 
 
-def test_few_items_miss_one_modality_and_none_misses_two(catalogue):
+def test_few_items_lack_one_modality_and_none_lacks_two(catalogue):
     _, counts, items, _ = catalogue
     missing = [[not item[key] for key in ("images", "title", "triples")] for item in items]
     assert max(map(sum, missing)) == 1
@@ -134,12 +137,12 @@ def test_pairs_are_labelled_by_product_and_color(catalogue):
 def test_three_properties_and_more_have_over_thirty_values():
     values = collections.defaultdict(collections.Counter)
     for product in some_products(1500):
-        for name, told_values in product.facts_in(product.colors[0]).items():
-            values[name].update(told_values)
+        for name, found in product.facts_in(product.colors[0]).items():
+            values[name].update(found)
     for name in ("color", "accent color", "brand", "series", "country of origin"):
         assert len(values[name]) > 30, name
         _, commonest = values[name].most_common(1)[0]
-        assert commonest < 0.2 * values[name].total()  # so naming it alone would not do
+        assert commonest < 0.2 * values[name].total()  # so always naming it does not suffice
 
 
 def test_categories_have_properties_of_their_own():
@@ -161,12 +164,12 @@ def test_facts_hint_at_each_other():
     assert guessed > 3 * commonest
 
 
-def test_overlap_is_the_chance_of_being_told_again():
+def test_overlap_is_the_probability_that_a_fact_is_repeated():
     products = some_products(100)
 
     def at(overlap):
         return [
-            told(p.family, p.facts_in(p.colors[0]), np.random.default_rng(i), overlap)
+            assign_modalities(p.family, p.facts_in(p.colors[0]), np.random.default_rng(i), overlap)
             for i, p in enumerate(products)
         ]
 
@@ -177,19 +180,19 @@ def test_overlap_is_the_chance_of_being_told_again():
     shares = [
         np.mean(
             [
-                len(ways) > 1
-                for tellings in level
-                for name, ways in tellings.items()
+                len(modalities) > 1
+                for facts in level
+                for name, modalities in facts.items()
                 if name not in TRIPLES_ONLY
             ]
         )
         for level in levels
     ]
     assert 0 == shares[0] < shares[1] < shares[2] < shares[3] == 1
-    for tellings in levels[3]:
-        assert tellings["color"] == {"picture", "title", "triples"}
-        assert tellings["brand"] == {"title", "triples"}
-        assert tellings["care"] == {"triples"}
+    for facts in levels[3]:
+        assert facts["color"] == {"picture", "title", "triples"}
+        assert facts["brand"] == {"title", "triples"}
+        assert facts["care"] == {"triples"}
 
 
 @pytest.mark.parametrize(("overlap", "share"), [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
@@ -200,7 +203,7 @@ def test_overlap_shows_in_the_records(overlap, share):
         for record, _ in make_items(1, number, overlap=overlap, image_size=16)
         if record["triples"] and record["title"]
     ]
-    for name in SEEN:
+    for name in VISIBLE:
         in_triples = np.mean([name in dict(item["triples"]) for item in items])
         assert in_triples == pytest.approx(share, abs=0.15)
     in_title = np.mean(
@@ -209,31 +212,31 @@ def test_overlap_shows_in_the_records(overlap, share):
     assert in_title == pytest.approx(1 - (1 - share) ** 2, abs=0.2)  # its color, or the accent
 
 
-def test_titles_say_what_they_are_to_tell_in_many_ways():
-    said, titles = [], set()
+def test_titles_contain_their_facts_in_many_ways():
+    contained, titles = [], set()
     for number, product in enumerate(some_products(200)):
         rng = np.random.default_rng(number)
         facts = product.facts_in(product.colors[0])
-        telling = told(product.family, facts, rng, 1.0)
-        title = write_title(product.family, product.category, facts, telling, rng, 1.0)
+        modalities = assign_modalities(product.family, facts, rng, 1.0)
+        title = write_title(product.family, product.category, facts, modalities, rng, 1.0)
         titles.add(title)
         for name in facts.keys() - set(TRIPLES_ONLY):
             words = ["no" if value == "none" else value.lower() for value in facts[name]]
-            said += [word in title.lower() for word in words]
-    assert np.mean(said) > 0.97  # the rest: typing slips and abbreviations
+            contained += [word in title.lower() for word in words]
+    assert np.mean(contained) > 0.97  # the rest: typing errors and abbreviations
     assert len(titles) == 200
     assert any(ord(max(title)) > 0xFFFF for title in titles)  # emoji
     assert any(title.isupper() for title in titles)
 
 
-def test_what_is_not_told_is_not_in_the_title():
+def test_titles_omit_facts_of_other_modalities():
     product = some_products(1)[0]
     facts = product.facts_in(product.colors[0])
     for seed in range(50):
         rng = np.random.default_rng(seed)
-        telling = {name: {"triples"} for name in facts}
-        title = write_title(product.family, product.category, facts, telling, rng, 0.5).lower()
-        words = title.split()
+        modalities = {name: {"triples"} for name in facts}
+        title = write_title(product.family, product.category, facts, modalities, rng, 0.5)
+        words = title.lower().split()
         assert not any(value.lower() in words for values in facts.values() for value in values)
 
 
@@ -248,14 +251,14 @@ def test_the_color_is_in_the_pixels():
     assert np.mean(right) > 0.75
 
 
-def test_no_two_colors_are_alike():
+def test_colors_are_distinct():
     named = np.array(list(COLORS.values()), float)
-    apart = np.sqrt(((named[:, None] - named[None]) ** 2).sum(-1)) + 1000 * np.eye(len(named))
+    distances = np.sqrt(((named[:, None] - named[None]) ** 2).sum(-1)) + 1000 * np.eye(len(named))
     assert len(COLORS) > 30
-    assert apart.min() > 30
+    assert distances.min() > 30
 
 
-def test_the_main_color_stays_the_main_one():
+def test_patterns_keep_the_main_color_dominant():
     for pattern in PATTERNS:
         changed = look(color="red", accent="blue", pattern=pattern)
         pixels, parts = draw(changed, np.random.default_rng(2), 64)
@@ -263,7 +266,7 @@ def test_the_main_color_stays_the_main_one():
         assert np.mean(body[:, 0] > body[:, 2]) > 0.5, pattern
 
 
-def test_whatever_differs_shows():
+def test_every_visible_property_changes_the_picture():
     def pixels(**changes):
         return draw(look(**changes), np.random.default_rng(4), 64)[0].astype(int)
 
@@ -307,21 +310,21 @@ def test_two_photographs_differ_and_products_have_their_own_design():
         ({"image_size": 4}, "image_size"),
     ],
 )
-def test_numbers_out_of_range_are_refused_by_name(tmp_path, changes, named):
+def test_a_number_out_of_range_is_an_error_that_names_it(tmp_path, changes, named):
     arguments = {"products": 2, "seed": 0, "overlap": 0.5, **changes}
     with pytest.raises(UserError, match=named):
         make_catalogue(tmp_path / "shop", **arguments)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_folder_is_left_alone(tmp_path):
+def test_an_existing_folder_is_not_changed(tmp_path):
     (tmp_path / "mine").write_text("precious")
     with pytest.raises(UserError, match="exists"):
         make_catalogue(tmp_path, 2, seed=0, overlap=0.5)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_an_interrupted_run_leaves_nothing_that_looks_finished(tmp_path, monkeypatch):
+def test_an_interrupted_run_leaves_no_finished_folder(tmp_path, monkeypatch):
     folder = tmp_path / "shop"
     with monkeypatch.context() as patch:
         patch.setattr(pathlib.Path, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

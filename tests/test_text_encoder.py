@@ -7,20 +7,12 @@ import numpy as np
 import pytest
 
 from k3m_jax import settings as s
-from k3m_jax.model.layers import ScanOptions
-from k3m_jax.model.text_encoder import TextEncoder
+from k3m_jax.model.encoders import TextEncoder
+from k3m_jax.model.layers import KeyMask, Numerics
 
 B, T, K, J, L = 3, 5, 9, 4, 6
 SIZES = s.Encoder(layers=2, width=32, heads=4, mlp=64)
-ENCODER = TextEncoder(
-    SIZES,
-    50,
-    positions=12,
-    dropout=0.0,
-    dtype=jnp.float32,
-    looping=ScanOptions(),
-    deterministic=True,
-)
+ENCODER = TextEncoder(SIZES, 50, 12, Numerics(0.0, jnp.dtype("float32"), deterministic=True))
 ABSENT = 1  # the item without knowledge
 
 
@@ -55,7 +47,7 @@ def alone(params):
     """A pass of its own for one text, under a plain mask: tokens and mask [N, S] -> [N, S, D]."""
 
     def plain(encoder, tokens, mask):
-        return encoder.layers(encoder.embedding(tokens), mask)[0]
+        return encoder.layers(encoder.embed(tokens), KeyMask(mask))[0]
 
     return jax.jit(lambda tokens, mask: ENCODER.apply(params, tokens, mask, method=plain))
 

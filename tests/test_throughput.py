@@ -1,19 +1,16 @@
 import dataclasses
-import math
 
 import jax
 import pytest
+from random_batch import random_batch
 from tiny import TINY, tiny_settings
 
 from k3m_jax import settings as s
-from k3m_jax.data.input.batch import batch_spec, random_batch
-from k3m_jax.model.task_network import network_of
-from k3m_jax.parallel import accelerators
-from k3m_jax.parallel.shardings import unbox
-from k3m_jax.training import throughput
+from k3m_jax.model.network import network_of
+from k3m_jax.reproductions.release.validation import RELEASED_STRUCTURE
+from k3m_jax.training import progress
 from k3m_jax.training.flops import forward_flops
-from k3m_jax.training.throughput import Stopwatch, measure_input
-from tests.products import inputs, memory_shards, products, settings_for
+from k3m_jax.training.progress import Stopwatch
 
 PRESETS = [
     ("hard", "paper"),
@@ -26,9 +23,7 @@ PRESETS = [
 ]
 
 
-@pytest.mark.parametrize(("fusion", "preset"), PRESETS)
-def test_the_formula_counts_what_the_compiler_counts(fusion, preset):
-    check_count(wide_settings(fusion, preset))
+TASKS = ("pretraining", "classification", "alignment", "questions")
 
 
 @pytest.mark.parametrize(
@@ -36,28 +31,22 @@ def test_the_formula_counts_what_the_compiler_counts(fusion, preset):
     [
         (*each, task)
         for each in PRESETS
-        for task in ("classification", "alignment", "questions")
+        for task in TASKS
         if (each[1], task) != ("release", "questions")  # it has no encoder of candidates
     ],
 )
-def test_it_does_in_fine_tuning_too(fusion, preset, task):
-    """Which runs no head of pretraining, and encodes candidates for questions alone."""
+def test_the_formula_counts_what_the_compiler_counts(fusion, preset, task):
+    """Fine-tuning runs no head of pretraining, and encodes candidates for questions alone."""
     settings = wide_settings(fusion, preset)
-    objectives = settings.objectives
-    check_count(
-        dataclasses.replace(
+    if task != "pretraining":
+        lpm = dataclasses.replace(settings.objectives.lpm, negative_values=7)
+        settings = dataclasses.replace(
             settings,
             task=s.Task(name=task, classes=tuple("abc")),
-            objectives=dataclasses.replace(
-                objectives, lpm=dataclasses.replace(objectives.lpm, negative_values=7)
-            ),
+            objectives=dataclasses.replace(settings.objectives, lpm=lpm),
         )
-    )
-
-
-def check_count(settings):
     network, rows = network_of(settings), settings.objectives.group
-    params = jax.eval_shape(lambda: unbox(network.init_params(jax.random.key(0))))
+    params = jax.eval_shape(network.init_params, jax.random.key(0))
     lowered = jax.jit(network.apply).lower(params, random_batch(settings, rows))
     counted = lowered.cost_analysis()["flops"] / rows
     assert forward_flops(settings) == pytest.approx(counted, rel=0.05)
@@ -67,34 +56,19 @@ def wide_settings(fusion, preset):
     """Of one layer each, for the compiler counts the body of a scan once; wide enough that matrix
     products outweigh the elementwise work, which the formula leaves out."""
     wide = s.Encoder(layers=1, width=256, heads=4, mlp=512)
-    settings = tiny_settings(
-        model=dataclasses.replace(
-            TINY.model,
-            text=wide,
-            image=wide,
-            interactor=s.Interactor(blocks=1, width=256, heads=4, image_mlp=512, text_mlp=512),
-            fusion=s.Fusion(mode=fusion),
-        )
+    inter = s.Interactor(blocks=1, width=256, heads=4, image_mlp=512, text_mlp=512)
+    model = dataclasses.replace(
+        TINY.model, text=wide, image=wide, interactor=inter, fusion=s.Fusion(mode=fusion)
     )
     if preset == "release":
-        return of_the_release(settings, fusion)
+        # The only layers after the only block: each runs for both of a stream's passes.
+        inter = dataclasses.replace(inter, text_layers=(0,), image_layers=(0,))
+        changes = {"interactor": inter, "structure": RELEASED_STRUCTURE}
+        model = dataclasses.replace(model, preset=preset, **changes)
+        return dataclasses.replace(TINY, model=model)
     if preset != "paper":
-        how = {"preset": preset, "knowledge_text": True, "positions": 24}
-        return tiny_settings(model=dataclasses.replace(settings.model, **how))
-    return settings
-
-
-def of_the_release(settings, fusion):
-    """The only layers after the only block: each runs for both of a stream's passes."""
-    inter = dataclasses.replace(settings.model.interactor, text_layers=(0,), image_layers=(0,))
-    model = dataclasses.replace(
-        settings.model,
-        preset="release",
-        interactor=inter,
-        fusion=s.Fusion(mode=fusion),
-        structure=s.RELEASED_STRUCTURE,
-    )
-    return dataclasses.replace(settings, model=model)
+        model = dataclasses.replace(model, preset=preset, knowledge_text=True, positions=24)
+    return tiny_settings(model=model)
 
 
 class Clock:
@@ -108,9 +82,8 @@ class Clock:
 
 def test_steps_and_waits_are_timed(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(throughput, "time", clock)
-    chip = accelerators.CHIPS[0]._replace(flops=1e9)
-    monkeypatch.setattr(throughput, "find_chip", lambda _: chip)
+    monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(progress, "peak_flops", lambda _: 1e9)
     watch = Stopwatch(TINY, jax.devices()[:2])
 
     def step(wait, seconds):
@@ -141,15 +114,3 @@ def test_a_device_of_unknown_peak_has_no_mfu():
     watch.lap()
     watch.lap()
     assert watch.report()["mfu"] is None
-
-
-def test_the_input_of_a_run_is_measured_without_a_model():
-    given = inputs(memory_shards(products(20)))
-    settings = settings_for(given, training=s.Training(steps=9, batch=8))
-    found = measure_input(settings, given, steps=2)
-    assert found.items == 16
-    assert found.rate == found.items / found.cpu_seconds > 0
-    per_item = sum(
-        math.prod(shape) * dtype.itemsize for shape, dtype in batch_spec(settings, 8).values()
-    )
-    assert found.bytes_per_item == per_item / 8

@@ -31,7 +31,6 @@ def test_a_vocabulary_alone_is_a_tokenizer(tmp_path):
     assert t.encode("REDDISH red sea") == [5, 7, 5, 1]
     assert t.decode(t.encode("reddish")) == "reddish"
     assert t.size == len(VOCABULARY)
-    assert t.special_ids == {0, 1, 2, 3, 4}
     assert t.ordinary_ids.tolist() == [5, 6, 7, 8, 9, 10]
 
 
@@ -60,10 +59,10 @@ def test_size_counts_tokens_that_were_added_far_off(tmp_path):
     stored["added_tokens"].append({**stored["added_tokens"][0], "id": 40, "content": "[ITEM]"})
     path.write_text(json.dumps(stored))
     t = Tokenizer.load(folder / "saved")
-    # The library numbers it itself, right after the vocabulary or where it was told.
+    # The library numbers it itself, right after the vocabulary or where the file says.
     added = t._backend.token_to_id("[ITEM]")
     assert t.size == added + 1 > len(VOCABULARY)
-    assert added in t.special_ids
+    assert added not in t.ordinary_ids
 
 
 def test_terms_are_never_empty(tmp_path):
@@ -101,7 +100,7 @@ def test_a_trained_vocabulary_is_small_and_has_frequent_words_whole(trained):
     assert len(t.encode("cotton shirt")) == 2
     assert t.unk not in t.encode("颜色 toc")  # known characters, an unknown word
     assert t.encode("☃") == [t.unk]
-    assert len(t.special_ids) == 5
+    assert len(t.ordinary_ids) == t.size - 5
 
 
 def test_another_vocabulary_has_another_fingerprint(trained, tmp_path):
@@ -125,7 +124,7 @@ def test_another_vocabulary_has_another_fingerprint(trained, tmp_path):
         ),
     ],
 )
-def test_what_is_no_tokenizer_is_told_in_one_line(make, message, tmp_path):
+def test_a_folder_without_a_tokenizer_is_refused_in_one_line(make, message, tmp_path):
     with pytest.raises(UserError, match=message) as error:
         Tokenizer.load(make(tmp_path))
     assert "\n" not in str(error.value)

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 from exported import export, tiny_model, tiny_params
 from products import tokenizer
+from random_batch import random_batch
 from safetensors.numpy import save_file
 from tiny import TINY, tiny_program, tiny_settings
 
 from k3m_jax import settings as s
-from k3m_jax.data.input.batch import random_batch
 from k3m_jax.data.input.tokenizer import Tokenizer
-from k3m_jax.model.network import Network
+from k3m_jax.model.network import Network, flat, nested
 from k3m_jax.parallel.mesh import make_mesh
-from k3m_jax.pretrained.weights_file import WEIGHTS, flat, nested, write_weights
+from k3m_jax.pretrained.weights_file import WEIGHTS, write_weights
 from k3m_jax.settings import UserError
 from k3m_jax.training.checkpoints import Checkpoints, Meta, load_meta
-from k3m_jax.training.initialization import init_or_restore, read_init_from
-from k3m_jax.training.optimizer import make_optimizer, mark_imported
+from k3m_jax.training.loop import init_or_restore, read_init_from
+from k3m_jax.training.step import make_optimizer, mark_imported
 
 ORIGIN = {"format": "bert", "tensors": 37}
 MESH = make_mesh(s.Mesh(data=1))
@@ -68,7 +68,7 @@ def open_run(tmp_path):
 
 
 def save(checkpoints, state, step):
-    checkpoints.save(step, state, {"next_index": step})
+    checkpoints.save(step, state)
     checkpoints.wait()
 
 
@@ -98,8 +98,8 @@ def test_resume_comes_before_init_from_and_this_before_scratch(
         assert np.array_equal(array, before[name]) == (name in text_encoder), name
     # The resumed run still knows what it began from.
     save(checkpoints, state, 2)
-    told = {"folder": str(moved), "parameters": len(text_encoder), **ORIGIN}
-    assert load_meta(tmp_path / "run", 2).imported == told
+    origin = {"folder": str(moved), "parameters": len(text_encoder), **ORIGIN}
+    assert load_meta(tmp_path / "run", 2).imported == origin
 
 
 MESHES = pytest.mark.parametrize("mesh", [(), pytest.param((2, 2, 2), marks=pytest.mark.slow)])
@@ -110,14 +110,14 @@ def test_another_run_gives_its_best_parameters(mesh, other_run, tmp_path):
     """From one device to any mesh, each where the state has its place."""
     folder, best = other_run
     program = tiny_program(TINY, *mesh)
-    weights = read_init_from(folder, program.network, tokenizer(), program.mesh)
-    state = program.init(weights.arrays)
+    weights, origin = read_init_from(folder, program.network, tokenizer(), program.mesh)
+    state = program.init(weights)
     for name, array in flat(state.params).items():
         np.testing.assert_array_equal(array, best[name], name)
     placed = jax.tree.map(lambda x: x.sharding, state)
     assert placed == jax.tree.map(lambda x: x.sharding, program.abstract_state)
     assert int(state.step) == 0
-    assert weights.origin == {"folder": str(folder), "parameters": len(best), "step": 2}
+    assert origin == {"folder": str(folder), "parameters": len(best), "step": 2}
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def other_run(tmp_path):
     for step, loss in ((1, 0.5), (2, 0.1), (3, 0.4)):
         state = program.init()
         params = jax.tree.map(lambda x, step=step: x + step, state.params)
-        checkpoints.save(step, state._replace(params=params), {"next_index": step}, loss)
+        checkpoints.save(step, state._replace(params=params), loss)
     checkpoints.close()
     return tmp_path, {n: x + 2 for n, x in flat(jax.device_get(program.init().params)).items()}
 
@@ -137,13 +137,11 @@ def test_another_run_must_be_of_these_words_and_sizes(other_run, tmp_path):
     folder, _ = other_run
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]))
     other = Tokenizer.load(tmp_path)
-    with pytest.raises(
-        UserError, match=r"init_from: the vocabulary of the run in .*data.tokenizer"
-    ):
+    with pytest.raises(UserError, match=r"init_from: the vocabulary of .*data\.tokenizer"):
         read_init_from(folder, Network(TINY), other, MESH)
     model = dataclasses.replace(TINY.model, structure=s.Structure(heads=4))
-    said = r"init_from: .*structure/w1/bias has the shape \(2, 32\), the model's is \(4, 32\)"
-    with pytest.raises(UserError, match=said):
+    expected = r"init_from: .*structure/w1/bias has the shape \(2, 32\), ours is \(4, 32\)"
+    with pytest.raises(UserError, match=expected):
         read_init_from(folder, Network(tiny_settings(model=model)), tokenizer(), MESH)
 
 
@@ -155,11 +153,11 @@ def test_a_run_from_scratch_says_so(open_run, tmp_path):
 
 def test_an_exported_model_comes_whole(tmp_path):
     model = export(tmp_path / "model", tiny_model())
-    weights = read_init_from(model, tiny_model(), tokenizer(), MESH)
+    weights, origin = read_init_from(model, tiny_model(), tokenizer(), MESH)
     whole = flat(tiny_params(tiny_model()))
-    assert weights.arrays.keys() == whole.keys()
-    assert all(np.array_equal(weights.arrays[name], whole[name]) for name in whole)
-    assert weights.origin == {"folder": str(model), "parameters": len(whole), "step": 3}
+    assert weights.keys() == whole.keys()
+    assert all(np.array_equal(weights[name], whole[name]) for name in whole)
+    assert origin == {"folder": str(model), "parameters": len(whole), "step": 3}
 
 
 @pytest.mark.slow
@@ -208,12 +206,12 @@ def rewritten(change, text_encoder, folder, meta=ORIGIN):
         ),
     ],
 )
-def test_weights_that_do_not_fit_are_told(change, said, text_encoder, tmp_path):
+def test_weights_that_do_not_fit_are_an_error(change, said, text_encoder, tmp_path):
     with pytest.raises(UserError, match=f"init_from: .*{said}"):
         read_init_from(rewritten(change, text_encoder, tmp_path), tiny_model(), tokenizer(), MESH)
 
 
-def test_a_folder_of_others_or_none_is_told(tmp_path):
+def test_a_folder_of_others_or_none_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"init_from: nowhere has neither model\.safetensors nor"):
         read_init_from("nowhere", tiny_model(), tokenizer(), MESH)
     save_file({"bert.embeddings.LayerNorm.bias": np.zeros(3)}, tmp_path / WEIGHTS)
@@ -221,7 +219,7 @@ def test_a_folder_of_others_or_none_is_told(tmp_path):
         read_init_from(tmp_path, tiny_model(), tokenizer(), MESH)
 
 
-def test_another_vocabulary_is_told(folder, tmp_path):
+def test_another_vocabulary_is_an_error(folder, tmp_path):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "other"]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     said = rf"vocabulary of .* set --config\.data\.tokenizer={folder}"

@@ -4,7 +4,8 @@ import pytest
 from exported import tiny_model, tiny_params
 from safetensors.numpy import load_file, save_file
 
-from k3m_jax.pretrained.weights_file import fit, flat, nested, read_weights, write_weights
+from k3m_jax.model.network import flat, nested
+from k3m_jax.pretrained.weights_file import fit, read_weights, write_weights
 from k3m_jax.settings import UserError
 
 

@@ -8,6 +8,7 @@ import jax
 from k3m_jax import settings as s
 from k3m_jax.model.network import Network
 from k3m_jax.parallel.mesh import make_mesh
+from k3m_jax.reproductions.release.validation import RELEASED_STRUCTURE
 from k3m_jax.training.trainer import Trainer
 
 
@@ -17,7 +18,7 @@ def tiny_settings(**groups) -> s.Settings:
     Change part of a group with `dataclasses.replace(TINY.training, steps=7)`.
     """
     settings = dataclasses.replace(TINY, **groups)
-    settings.check()
+    settings.validate()
     return settings
 
 
@@ -36,11 +37,15 @@ TINY = s.Settings(
     ),
     objectives=s.Objectives(lpm=s.LinkPrediction(negative_values=2), group=4),
     # Where the true gradient is 0, as of the keys' biases, Adam makes full steps of its rounding if
-    # eps is not large beside it; runs that add up in different orders would then part.
+    # eps is not large next to it; runs that add up in different orders would then part.
     optimizer=s.Optimizer(learning_rate=1e-3, eps=1e-5),
     training=s.Training(steps=10, batch=32, log_every=1, eval_every=5, checkpoint_every=5),
     evaluation=s.Evaluation(batch=16),
     mesh=s.Mesh(data=1),
+)
+# With regions of a detector (`products.detected`) in the place of patches.
+DETECTED = dataclasses.replace(
+    TINY, image=dataclasses.replace(TINY.image, front_end="regions", feature_dim=6)
 )
 
 
@@ -52,10 +57,10 @@ def released(settings: s.Settings, mode: str = "hard") -> s.Settings:
         preset="release",
         interactor=dataclasses.replace(settings.model.interactor, **steps),
         fusion=s.Fusion(mode=mode, temperature_end=1.0),
-        structure=s.RELEASED_STRUCTURE,
+        structure=RELEASED_STRUCTURE,
     )
     changed = dataclasses.replace(settings, model=model)
-    changed.check()
+    changed.validate()
     return changed
 
 
@@ -74,4 +79,4 @@ def tiny_program(settings: s.Settings = TINY, *mesh: int) -> Trainer:
 @functools.cache
 def tiny_compiled(data: int, fsdp: int, tensor: int) -> jax.stages.Compiled:
     """Its step on such a mesh, to be looked at."""
-    return tiny_program(TINY, data, fsdp, tensor).compile()
+    return tiny_program(TINY, data, fsdp, tensor).lower().compile()

@@ -1,4 +1,4 @@
-"""Pictures: whatever a shop's dump holds, or a plain refusal."""
+"""Pictures: whatever a shop's dump holds, or a clear error."""
 
 import io
 import struct
@@ -135,7 +135,7 @@ def test_files_too_large_are_refused(monkeypatch):
 def test_patches_and_boxes_agree():
     S, P = 12, 4
     picture = np.arange(S * S * 3, dtype=np.uint8).reshape(S, S, 3)
-    patches, boxes = pixels.patchify(picture, P), pixels.grid_boxes(3)
+    patches, boxes = pixels.patchify(picture, P), pixels.grid_boxes(9)
     assert patches.shape == (9, P * P * 3)
     assert boxes.dtype == np.float32
     for patch, box in zip(patches, boxes, strict=True):

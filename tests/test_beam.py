@@ -8,12 +8,13 @@ from conftest import ROOT
 
 from k3m_jax.data.build.local import build
 from k3m_jax.settings import UserError
-from tests.test_shards import arguments, everything, write_catalogue, write_regions
+from tests.troubled import arguments, everything, write_catalog, write_regions
 
+ONE_PROCESS = "--runner=DirectRunner"
 PROCESSES = "--runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=2"
 
 
-def test_without_beam_it_is_said_what_to_install(tmp_path, monkeypatch):
+def test_without_beam_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     monkeypatch.delitem(sys.modules, "k3m_jax.data.build.beam", raising=False)
     with pytest.raises(UserError, match=r"pip install -r requirements-beam\.txt"):
@@ -21,12 +22,12 @@ def test_without_beam_it_is_said_what_to_install(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def beam_building(monkeypatch):
+def beam_module(monkeypatch):
     pytest.importorskip("apache_beam", reason="needs pip install -r requirements-beam.txt")
     from k3m_jax.data.build import beam
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of Beam's own processes
-    monkeypatch.setattr(beam, "BLOCK_BYTES", 300)  # many blocks, lines across their ends
+    monkeypatch.setattr(beam, "BLOCK_LINES", 4)  # many blocks
     return beam
 
 
@@ -34,19 +35,19 @@ def same(local, beam, rejects):
     assert beam.info == local.info
     assert beam.info.rejects == rejects
     for split in local.info.products:
-        ids = [[item["id"] for item in s.source(split)] for s in (local, beam)]
+        ids = [[item.id for item in s.source(split)] for s in (local, beam)]
         assert ids[0] == ids[1]  # the order that a run shuffles is the same, too
     for name in ("rejects.jsonl", "values.json", "tokenizer/tokenizer.json"):
         assert (local.folder / name).read_text() == (beam.folder / name).read_text()
     mine, theirs = everything(local), everything(beam)
     assert mine.keys() == theirs.keys()
-    assert all(mine[key][1]["picture"] == theirs[key][1]["picture"] for key in mine)
+    assert all(mine[key][1].picture == theirs[key][1].picture for key in mine)
     assert [p.name for p in beam.folder.parent.parent.parent.iterdir()] == ["k3m_products"]
 
 
-@pytest.mark.slow  # Beam starts its processes for each of the two passes
-def test_processes_of_beam_make_the_same_data_set(beam_building, tmp_path):
-    rejects = write_catalogue(tmp_path / "in")
+@pytest.mark.long  # Beam starts its processes
+def test_processes_of_beam_make_the_same_data_set(beam_module, tmp_path):
+    rejects = write_catalog(tmp_path / "in")
     lines = (tmp_path / "in/products.jsonl").read_text().splitlines()
     lines += ["", *(json.dumps({"id": "item-9", "title": str(i)}) for i in range(3))]
     (tmp_path / "in/products.jsonl").write_text("\ufeff" + "\n".join(lines))
@@ -58,8 +59,8 @@ def test_processes_of_beam_make_the_same_data_set(beam_building, tmp_path):
     assert 1 < len(list(beam.folder.glob("*-train.array_record*"))) <= 3
 
 
-@pytest.mark.slow
-def test_regions_and_several_files(beam_building, tmp_path):
+@pytest.mark.long
+def test_regions_and_several_files(beam_module, tmp_path):
     (tmp_path / "in").mkdir()
     for split, count in (("train", 9), ("valid", 5)):
         rows = [
@@ -67,31 +68,27 @@ def test_regions_and_several_files(beam_building, tmp_path):
             for i in range(count)
         ]
         (tmp_path / "in" / f"{split}.tsv").write_text("\n".join(["x", *rows]) + "\n")
-    ids = [f"train{i}" for i in range(6)] + ["item-12", "valid0"]
-    write_regions(tmp_path / "regions.tsv", ids)
-    given = {
-        "format": "release",
-        "front_end": "regions",
-        "region_features": str(tmp_path / "regions.tsv"),
-        "top_classes": 3,
-        "vocabulary_size": 60,
-    }
+    path = tmp_path / "regions.tsv"
+    write_regions(path, [f"train{i}" for i in range(6)] + ["item-12", "valid0"])
+    given = {"format": "release", "front_end": "regions", "region_features": str(path)}
+    given |= {"top_classes": 3, "vocabulary_size": 60}
     local = build(arguments(tmp_path / "in", tmp_path / "local", **given))
-    options = "--runner=DirectRunner"
-    beam = build(arguments(tmp_path / "in", tmp_path / "beam", **given, beam_options=options))
+    beam = build(arguments(tmp_path / "in", tmp_path / "beam", **given, beam_options=ONE_PROCESS))
     same(local, beam, {"wrong_columns": 2, "repeated_id": 2})
     mine, theirs = everything(local), everything(beam)
-    assert (mine["train3"][1]["features"] == theirs["train3"][1]["features"]).all()
+    features = [found["train3"][1].contents["image"].features for found in (mine, theirs)]
+    assert (features[0] == features[1]).all()
 
 
-def test_mistakes_are_named(beam_building, tmp_path):
-    write_catalogue(tmp_path / "in")
+def test_mistakes_are_named(beam_module, tmp_path):
+    write_catalog(tmp_path / "in")
     with pytest.raises(UserError, match=r"--beam_options: .*NoRunner"):
         build(arguments(tmp_path / "in", tmp_path / "data", beam_options="--runner=NoRunner"))
 
 
-def test_a_split_of_rejects_says_why(beam_building, tmp_path):
-    """As on this machine: `test_a_catalogue_of_rejects_says_why`."""
+@pytest.mark.long
+def test_a_split_of_rejects_says_why(beam_module, tmp_path):
+    """As on this machine: `test_a_catalog_of_rejects_says_why`."""
     (tmp_path / "in").mkdir()
     (tmp_path / "in/cut.jpg").write_bytes(b"no picture")
     records = [
@@ -99,6 +96,5 @@ def test_a_split_of_rejects_says_why(beam_building, tmp_path):
         {"id": "b", "split": "valid", "title": "usable"},
     ]
     (tmp_path / "in/products.jsonl").write_text("\n".join(map(json.dumps, records)))
-    options = "--runner=DirectRunner"
     with pytest.raises(UserError, match="no record of split 'train' is usable: 1 bad_picture"):
-        build(arguments(tmp_path / "in", tmp_path / "data", beam_options=options))
+        build(arguments(tmp_path / "in", tmp_path / "data", beam_options=ONE_PROCESS))
