@@ -121,6 +121,7 @@ def test_after_a_crash_it_goes_on_from_the_last_checkpoint(whole, tmp_path):
     assert_same_run(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_another_mesh_goes_on_alike(whole, tmp_path):
     assert not run(tmp_path, at_2=lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert run(tmp_path, tiny_program(TINY, 2, 2, 2))

@@ -81,6 +81,7 @@ def one_batch(model):
     return params, optimizer.init(params), step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [o.name for o in OBJECTIVES])
 def test_each_objective_overfits_one_batch(one_batch, name):
     """Alone, each loss falls below a tenth of where it began."""

@@ -46,7 +46,7 @@ UNROLLED = tiny_settings(model=dataclasses.replace(TINY.model, unroll=True))
         (TINY, (2, 2, 2)),
         pytest.param(TINY, (8, 1, 1), marks=pytest.mark.slow),
         pytest.param(TINY, (2, 4, 1), marks=pytest.mark.slow),
-        (UNROLLED, (2, 2, 2)),
+        pytest.param(UNROLLED, (2, 2, 2), marks=pytest.mark.slow),
     ],
 )
 def test_every_mesh_computes_the_same(on_one_device, settings, mesh):
