@@ -8,9 +8,9 @@ usage() {
 usage: ./launch/test.sh [--fast | --long] [pytest arguments …]
 
 Makes .venv and installs requirements.txt and requirements-dev.txt in it, where that is still to be
-done, then runs the test suite: some 12 minutes on 2 cores.
+done, then runs the test suite.
 
-  --fast        the part that takes under 4 minutes
+  --fast        the quick part: 6 to 7 minutes on 2 busy cores with nothing compiled before
   --long        in addition kills, hangs, Beam, the wheel, artefacts of other platforms, sweeps and
                 what the quickstart must learn
   --help        this text
