@@ -15,7 +15,7 @@ done, then runs the test suite.
                 what the quickstart must learn
   --help        this text
 
-Everything else goes to pytest, for example: ./launch/test.sh --fast tests/test_ranking.py -k ties
+Everything else goes to pytest, for example: ./launch/test.sh --fast tests/test_link_prediction.py -k values
 docs/testing.md says what each part holds.
 
 Environment:
