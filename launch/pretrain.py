@@ -19,7 +19,7 @@ from k3m_jax.parallel import distributed
 from k3m_jax.runs.training_run import run
 from k3m_jax.settings import Debug, Settings
 from k3m_jax.settings.schema import required
-from k3m_jax.training.loop import EXIT_PREEMPTED
+from k3m_jax.training.preemption import EXIT_PREEMPTED
 from launch import cli
 
 

@@ -20,7 +20,7 @@ import ml_collections
 from k3m_jax.settings.schema import PositiveInt, option, required
 from k3m_jax.sweeps.grid import Grid
 from k3m_jax.sweeps.sweep import sweep
-from k3m_jax.training.loop import EXIT_PREEMPTED
+from k3m_jax.training.preemption import EXIT_PREEMPTED
 from launch import cli
 
 

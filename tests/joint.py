@@ -28,11 +28,12 @@ from k3m_jax.data.input.batch import Batch
 from k3m_jax.data.input.pipeline import HostRows, train_batches
 from k3m_jax.model.network import Network
 from k3m_jax.parallel import distributed
-from k3m_jax.parallel.mesh import make_mesh, process_blocks
-from k3m_jax.parallel.shardings import place_batch, replicated
+from k3m_jax.parallel.mesh import make_mesh
+from k3m_jax.parallel.placement import place_batch, process_blocks
+from k3m_jax.parallel.shardings import replicated
 from k3m_jax.settings import Distributed, Encoder, Interactor, Mesh, Settings, Training
 from k3m_jax.training.checkpoints import Checkpoints, Meta
-from k3m_jax.training.loop import watch_signals
+from k3m_jax.training.preemption import watch_signals
 from k3m_jax.training.trainer import Trainer
 from tests.products import inputs, memory_shards, products, settings_for
 from tests.tiny import TINY

@@ -7,7 +7,7 @@ import pytest
 
 from k3m_jax.data.build.local import BuildArguments, build
 from k3m_jax.synthetic_shop.catalogue import make_catalogue
-from k3m_jax.training.loop import EXIT_PREEMPTED
+from k3m_jax.training.preemption import EXIT_PREEMPTED
 from k3m_jax.training.progress import METRICS, read_metrics
 from tests.processes import assert_reports, codes, joining, together
 

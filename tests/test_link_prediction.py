@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from k3m_jax.data.input.batch import BatchLayout, PretrainingExample
-from k3m_jax.data.store.value_vocabulary import UNKNOWN, ValueVocabulary, normalised
-from k3m_jax.objectives.link_prediction import (
-    LinkPrediction,
-    LinkTarget,
+from k3m_jax.data.store.value_vocabulary import (
+    UNKNOWN,
     Query,
-    energy,
+    ValueVocabulary,
+    normalised,
     sample_other_property_values,
     sample_query,
 )
+from k3m_jax.objectives.link_prediction import LinkPrediction, LinkTarget, energy
 from k3m_jax.settings import Lengths
 from k3m_jax.settings import LinkPrediction as Options
 from tests.products import collated, examples_of, inputs, memory_shards, products, record, tokenizer

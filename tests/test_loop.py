@@ -15,7 +15,8 @@ from tiny import TINY, tiny_program
 
 from k3m_jax.settings import UserError
 from k3m_jax.training.checkpoints import Checkpoints, Meta
-from k3m_jax.training.loop import train, watch_signals
+from k3m_jax.training.loop import train
+from k3m_jax.training.preemption import watch_signals
 from k3m_jax.training.progress import MAX_REFUSALS, METRICS, TIMING, ProgressReporter, read_metrics
 
 # Another mesh adds up in another order (see test_step.py).

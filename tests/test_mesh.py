@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from k3m_jax.parallel import mesh as meshes
-from k3m_jax.parallel.mesh import data_shards, make_mesh, process_blocks
+from k3m_jax.parallel.mesh import data_shards, make_mesh
+from k3m_jax.parallel.placement import process_blocks
 from k3m_jax.settings import Mesh, UserError
 
 

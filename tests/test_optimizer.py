@@ -7,7 +7,7 @@ from tiny import tiny_settings
 
 from k3m_jax.model.network import Network
 from k3m_jax.settings import Optimizer
-from k3m_jax.training.step import decay_mask, learning_rate, make_optimizer
+from k3m_jax.training.optimizer import decay_mask, learning_rate, make_optimizer
 
 
 def test_the_rate_rises_and_falls_linearly():

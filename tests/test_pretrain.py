@@ -15,7 +15,7 @@ from k3m_jax.data.build.local import BuildArguments, build
 from k3m_jax.runs.training_run import CONFIG
 from k3m_jax.settings import Settings
 from k3m_jax.synthetic_shop.catalogue import make_catalogue
-from k3m_jax.training.loop import EXIT_PREEMPTED
+from k3m_jax.training.preemption import EXIT_PREEMPTED
 from k3m_jax.training.progress import METRICS, TIMING, read_metrics
 from launch.cli import EXIT_USER_ERROR
 

@@ -10,12 +10,8 @@ from tiny import TINY, tiny_program, tiny_settings
 
 from k3m_jax.model.network import Network, params_and_axes
 from k3m_jax.parallel.mesh import make_mesh
-from k3m_jax.parallel.shardings import (
-    MAX_REPLICATED,
-    constrain,
-    param_shardings,
-    place_batch,
-)
+from k3m_jax.parallel.placement import place_batch
+from k3m_jax.parallel.shardings import MAX_REPLICATED, constrain, param_shardings
 from k3m_jax.settings import Mesh, Settings, UserError
 
 MESH = Mesh(data=2, fsdp=2, tensor=2)
@@ -113,7 +109,7 @@ def test_batches_are_cut_into_blocks_of_rows():
 
 def test_blocks_of_a_process_go_where_they_belong(monkeypatch):
     """Of a process that hands its four blocks over in another order than the devices'."""
-    monkeypatch.setattr("k3m_jax.parallel.shardings.process_blocks", lambda mesh: ((2, 0, 3, 1), 4))
+    monkeypatch.setattr("k3m_jax.parallel.placement.process_blocks", lambda mesh: ((2, 0, 3, 1), 4))
     for mesh in (MESH, Mesh(data=4, fsdp=2, tensor=1)):
         placed = place_batch(make_mesh(mesh), {"x": np.arange(16).reshape(8, 2)})["x"]
         expected = np.arange(16).reshape(4, 2, 2)[[1, 3, 0, 2]].reshape(8, 2)

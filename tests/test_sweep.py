@@ -22,7 +22,7 @@ from k3m_jax.sweeps.run_group import Files
 from k3m_jax.sweeps.sweep import prepare, sweep
 from k3m_jax.synthetic_shop.catalogue import make_catalogue
 from k3m_jax.tasks.trivial_baselines import BASELINES
-from k3m_jax.training.loop import EXIT_PREEMPTED
+from k3m_jax.training.preemption import EXIT_PREEMPTED
 
 GROUP = RunGroup("tiny", "k3m", 0)
 

@@ -18,8 +18,8 @@ from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.pretrained.weights_file import WEIGHTS, write_weights
 from k3m_jax.settings import UserError
 from k3m_jax.training.checkpoints import Checkpoints, Meta, load_meta
-from k3m_jax.training.loop import init_or_restore, read_init_from
-from k3m_jax.training.step import make_optimizer, mark_imported
+from k3m_jax.training.optimizer import make_optimizer, mark_imported
+from k3m_jax.training.starting import init_or_restore, read_init_from
 
 ORIGIN = {"format": "bert", "tensors": 37}
 MESH = make_mesh(s.Mesh(data=1))

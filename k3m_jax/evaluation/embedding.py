@@ -14,8 +14,9 @@ from k3m_jax.data.records import ItemView
 from k3m_jax.modalities.knowledge import CandidateTexts
 from k3m_jax.model.network import Network, Params
 from k3m_jax.parallel import distributed
-from k3m_jax.parallel.mesh import data_shards, process_blocks
-from k3m_jax.parallel.shardings import batch_sharding, place_batch, put_on_all_hosts, replicated
+from k3m_jax.parallel.mesh import data_shards
+from k3m_jax.parallel.placement import place_batch, process_blocks, put_on_all_hosts
+from k3m_jax.parallel.shardings import batch_sharding, replicated
 
 CANDIDATES = 256  # encoded at a time
 

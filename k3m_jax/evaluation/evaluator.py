@@ -29,8 +29,9 @@ from k3m_jax.objectives import Objective
 from k3m_jax.objectives.base import Sum
 from k3m_jax.objectives.link_prediction import LinkPrediction, energy
 from k3m_jax.parallel import distributed
-from k3m_jax.parallel.mesh import data_shards, process_blocks
-from k3m_jax.parallel.shardings import batch_sharding, place_batch, put_on_all_hosts, replicated
+from k3m_jax.parallel.mesh import data_shards
+from k3m_jax.parallel.placement import place_batch, process_blocks, put_on_all_hosts
+from k3m_jax.parallel.shardings import batch_sharding, replicated
 from k3m_jax.settings import UserError
 from k3m_jax.tasks.candidates import PAIRS, Candidates
 

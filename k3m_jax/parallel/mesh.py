@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
@@ -56,23 +55,3 @@ def make_mesh(sizes: settings.Mesh, devices: Sequence[jax.Device] | None = None)
 def data_shards(mesh: Mesh) -> int:
     """How many contiguous blocks of rows a batch is split into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
-
-
-def process_blocks(mesh: Mesh) -> tuple[tuple[int, ...], int]:
-    """Which rows this process reads: (blocks, count), those blocks of `count` equal ones.
-
-    The fewest blocks possible. On a torus the devices of a process are a square, whose rows lie
-    apart in the batch. Processes whose devices share rows through the tensor axis read the same.
-    """
-    shards, fsdp = data_shards(mesh), mesh.shape["fsdp"]
-    held = {
-        position[0] * fsdp + position[1]
-        for position, device in np.ndenumerate(mesh.devices)
-        if device.process_index == jax.process_index()
-    }
-    for count in range(1, shards + 1):
-        size, rest = divmod(shards, count)
-        blocks = sorted({shard // size for shard in held})
-        if not rest and len(blocks) * size == len(held):
-            break
-    return tuple(blocks), count

@@ -5,15 +5,11 @@ which part of them is decided here and nowhere else. An unknown name is an error
 axis can't silently be replicated.
 """
 
-import functools
-from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from k3m_jax.parallel.mesh import data_shards, process_blocks
 from k3m_jax.settings import UserError
 
 BATCH_AXES = ("data", "fsdp")
@@ -129,43 +125,3 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows in contiguous blocks over the data and fsdp axes."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-
-
-def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Rows of this process' blocks (`process_blocks`), in order -> arrays of the whole batch.
-
-    Raises UserError if the rows can't be cut into equal blocks.
-    """
-    sharding, shards = batch_sharding(mesh), data_shards(mesh)
-    blocks, count = process_blocks(mesh)
-    block_rows = len(next(iter(batch.values()))) // len(blocks)
-    rows = block_rows * count
-    if rows % shards:  # `Trainer` has checked a run's own batches before
-        raise UserError(
-            f"a batch of {rows} rows can't be cut into {shards} equal blocks: change "
-            "evaluation.batch, or mesh.data x mesh.fsdp"
-        )
-
-    def part(array: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
-        """What one device holds: it lies within a block."""
-        start, stop, _ = index[0].indices(rows)
-        block, offset = divmod(start, block_rows)
-        local = blocks.index(block) * block_rows + offset
-        return array[local : local + stop - start]
-
-    return {
-        name: jax.make_array_from_callback(
-            (rows, *array.shape[1:]), sharding, functools.partial(part, array)
-        )
-        for name, array in batch.items()
-    }
-
-
-def put_on_all_hosts(sharding: NamedSharding, array: np.ndarray | jax.Array) -> jax.Array:
-    """An array that all processes have, put where `sharding` says, without communication.
-
-    An array on the devices is moved only where it lies otherwise.
-    """
-    if isinstance(array, jax.Array):
-        return jax.device_put(array, sharding)
-    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

@@ -29,7 +29,7 @@ from k3m_jax.objectives.base import safe_ratio
 from k3m_jax.settings import Corruption, Settings, UserError
 from k3m_jax.tasks.base import DownstreamTask, TaskSplit
 from k3m_jax.tasks.trivial_baselines import BASELINES, SeenSplit
-from k3m_jax.training.step import decay_mask
+from k3m_jax.training.optimizer import decay_mask
 
 PENALTIES = (1e-6, 1e-4, 1e-2, 1e-1)  # half their sum of squares is added; not of biases
 STEPS = 1000

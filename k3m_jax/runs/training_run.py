@@ -11,7 +11,8 @@ from k3m_jax.data.input.pipeline import HostRows, open_inputs, train_batches
 from k3m_jax.evaluation.evaluator import Evaluator
 from k3m_jax.model.network import network_of
 from k3m_jax.parallel import distributed
-from k3m_jax.parallel.mesh import make_mesh, process_blocks
+from k3m_jax.parallel.mesh import make_mesh
+from k3m_jax.parallel.placement import process_blocks
 from k3m_jax.runs.task_evaluation import TaskEvaluator
 from k3m_jax.settings import Settings, UserError
 from k3m_jax.training.checkpoints import FOLDER, Checkpoints, Meta, load_meta

@@ -27,7 +27,7 @@ from k3m_jax.sweeps import results
 from k3m_jax.sweeps.grid import Grid, Products, RunGroup, Trial, slug
 from k3m_jax.sweeps.run_group import Files, Stopped, run_trials
 from k3m_jax.synthetic_shop.catalogue import make_catalogue
-from k3m_jax.training.loop import EXIT_PREEMPTED
+from k3m_jax.training.preemption import EXIT_PREEMPTED
 
 POLL_SECONDS = 1.0
 LOG = "run_group.log"

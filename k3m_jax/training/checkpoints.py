@@ -48,7 +48,7 @@ class Meta:
     data: list[str]  # fingerprint of each source's records
     vocabulary: str  # fingerprint of the tokenizer
     versions: dict[str, str]  # of the packages that it runs on
-    # What the first parameters were read from (`read_init_from`); None: from scratch.
+    # What the first parameters were read from (`starting.read_init_from`); None: from scratch.
     imported: dict[str, Any] | None = None
 
     @classmethod

@@ -12,10 +12,11 @@ from jax.sharding import Mesh
 from k3m_jax.data.input.batch import BatchLayout
 from k3m_jax.model.network import Network, flat, nested
 from k3m_jax.parallel import shardings
-from k3m_jax.parallel.mesh import data_shards, process_blocks
+from k3m_jax.parallel.mesh import data_shards
+from k3m_jax.parallel.placement import place_batch, process_blocks, put_on_all_hosts
 from k3m_jax.settings.schema import check_multiple
-from k3m_jax.training import step as steps
-from k3m_jax.training.step import Metrics, State
+from k3m_jax.training.optimizer import make_optimizer, mark_imported
+from k3m_jax.training.step import Metrics, State, init_state, train_step
 
 
 class Trainer:
@@ -30,12 +31,12 @@ class Trainer:
         self.network, self.mesh = network, mesh
         debug, everywhere = network.settings.debug, shardings.replicated(mesh)
         # Jitted and in the mesh here too, so that what is traced for the shapes serves `_init`.
-        initial = jax.jit(functools.partial(steps.init_state, network))
+        initial = jax.jit(functools.partial(init_state, network))
         with jax.set_mesh(mesh):
             state = jax.eval_shape(initial, jax.ShapeDtypeStruct((), np.uint32))
         params = shardings.param_shardings(mesh, state.params, network.param_axes())
         opt_state = optax.tree.map_params(  # scalars are on every device
-            steps.make_optimizer(network.settings.optimizer),
+            make_optimizer(network.settings.optimizer),
             lambda array, sharding: sharding if array.ndim else everywhere,
             state.opt_state,
             params,
@@ -45,7 +46,7 @@ class Trainer:
         self.abstract_state: State = shardings.with_shardings(state, placement)
         self._init = jax.jit(initial, in_shardings=everywhere, out_shardings=placement)
         self._step = jax.jit(
-            functools.partial(steps.train_step, network),
+            functools.partial(train_step, network),
             in_shardings=(everywhere, placement, shardings.batch_sharding(mesh)),
             out_shardings=(placement, everywhere),
             # With debug.nans jax repeats a failed step operation by operation: its input must
@@ -59,7 +60,7 @@ class Trainer:
     def _seed(self) -> jax.Array:
         """On the devices; those of a topology, which only compiles, could not hold it."""
         seed = np.asarray(self.network.settings.seed, np.uint32)
-        return shardings.put_on_all_hosts(shardings.replicated(self.mesh), seed)
+        return put_on_all_hosts(shardings.replicated(self.mesh), seed)
 
     def lower(self) -> jax.stages.Lowered:
         """The step as `step` runs it; for devices of a topology, to be inspected but not run."""
@@ -81,13 +82,13 @@ class Trainer:
             return state
         params = flat(state.params)
         for name, array in weights.items():
-            params[name] = shardings.put_on_all_hosts(params[name].sharding, array)
-        opt_state = steps.mark_imported(state.opt_state, weights)
+            params[name] = put_on_all_hosts(params[name].sharding, array)
+        opt_state = mark_imported(state.opt_state, weights)
         return state._replace(params=nested(params), opt_state=opt_state)
 
     def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process' rows -> the batch on the devices."""
-        return shardings.place_batch(self.mesh, batch)
+        return place_batch(self.mesh, batch)
 
     def step(self, state: State, batch: Mapping[str, jax.Array]) -> tuple[State, Metrics]:
         """Dispatches one step and returns before it is computed; `state` is donated."""

@@ -1,4 +1,4 @@
-"""All (property, value) pairs of the data, as link prediction ranks them.
+"""All (property, value) pairs of the data, as link prediction queries and ranks them.
 
 Spellings that differ in case, width or white space alone are one pair, with one id.
 """
@@ -7,7 +7,7 @@ import functools
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -73,6 +73,49 @@ class ValueVocabulary:
     def train_range(self, name: str) -> tuple[int, int]:
         """Ids [start, end) of those values of a property that training items have."""
         return self._ranges[normalised(name)][:2]
+
+
+class Query(NamedTuple):
+    """A triple to predict; all are ids of the value vocabulary."""
+
+    target: int
+    known: tuple[int, ...]  # all values of its property that are true of the item, ascending
+    false: tuple[int, ...]  # false values of the property; fewer than wanted where few exist
+
+
+def sample_query(
+    triples: Sequence[int], table: ValueVocabulary, negatives: int, rng: np.random.Generator
+) -> Query | None:
+    """Draws the triple of an item to query, by the ids of its `triples`; None where it has none.
+
+    False values are drawn, without replacement, among those of training items: one that only
+    held-out items have would never be seen as true, and the model would learn to rule it out.
+    """
+    askable = [index for index in triples if index != UNKNOWN]
+    if not askable:
+        return None
+    target = askable[rng.integers(len(askable))]
+    name, _ = table.pairs[target]
+    start, end = table.range(name)
+    known = tuple(sorted({index for index in askable if start <= index < end}))
+    start, end = table.train_range(name)
+    true = [index for index in known if start <= index < end]
+    others = end - start - len(true)
+    false = start + rng.choice(others, min(negatives, others), replace=False) if others else []
+    # Drawn as if the true ones were not there, then stepped over, in ascending order.
+    for index in true:
+        false = [f + (f >= index) for f in false]
+    return Query(target, known, tuple(map(int, false)))
+
+
+def sample_other_property_values(
+    target: int, table: ValueVocabulary, count: int, rng: np.random.Generator
+) -> list[tuple[str, str]]:
+    """Draws at most `count` pairs of the queried property and a value that others alone have."""
+    name, _ = table.pairs[target]
+    drawn = (table.pairs[index][1] for index in rng.integers(len(table), size=4 * count))
+    found = {normalised(value): (name, value) for value in drawn}
+    return [pair for pair in found.values() if table.id(*pair) == UNKNOWN][:count]
 
 
 def _most_frequent(spellings: Mapping[str, int]) -> str:
