@@ -157,14 +157,12 @@ def test_lxmert_meets_by_the_same_weights_both_ways():
 def test_candidates_are_encoded_by_the_own_text_encoder():
     network, params, _ = built("vlbert")
     tokens = np.array([[1, 5, 6, 7, 2, 0]], np.int32)
-    p, v = network.encode_candidates(
-        params, tokens, tokens > 0, np.array([[1, 2]]), np.array([[2, 4]])
-    )
+    spans = {"property_spans": np.array([[1, 2]]), "value_spans": np.array([[2, 4]])}
+    encode = jax.jit(network.encode_candidates)
+    p, v = encode(params, {"tokens": tokens, "mask": tokens > 0, **spans})
     assert p.shape == v.shape == (1, network.settings.model.text.width)
     padded = np.where(tokens > 0, tokens, 9)
-    again, _ = network.encode_candidates(
-        params, padded, tokens > 0, np.array([[1, 2]]), np.array([[2, 4]])
-    )
+    again, _ = encode(params, {"tokens": padded, "mask": tokens > 0, **spans})
     np.testing.assert_array_equal(p, again)
 
 

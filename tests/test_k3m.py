@@ -11,6 +11,7 @@ import pytest
 from random_batch import random_batch
 
 from k3m_jax import objectives
+from k3m_jax.modalities.knowledge import CANDIDATE_ARRAYS
 from k3m_jax.model.network import Network
 from tests.tiny import TINY, tiny_settings
 
@@ -239,10 +240,8 @@ def test_candidates_are_encoded_free_of_the_product():
     network, params, apply = _network()
     batch = random_batch(network.settings, 4)
     outputs = apply(params, batch)
-    p, v = network.encode_candidates(
-        params,
-        *(batch[f"link_{k}"][:, 1] for k in ("tokens", "mask", "property_spans", "value_spans")),
-    )
+    texts = {name: batch[f"link_{name}"][:, 1] for name in CANDIDATE_ARRAYS}
+    p, v = jax.jit(network.encode_candidates)(params, texts)
     np.testing.assert_allclose(outputs.link_properties[:, 1], p, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(outputs.link_values[:, 1], v, rtol=1e-4, atol=1e-5)
 
@@ -250,12 +249,13 @@ def test_candidates_are_encoded_free_of_the_product():
 def test_without_heads_nothing_is_aggregated():
     structure = dataclasses.replace(TINY.model.structure, heads=0)
     network = Network(tiny_settings(model=dataclasses.replace(TINY.model, structure=structure)))
-    params = network.init_params(jax.random.key(0))
+    params = jax.jit(network.init_params)(jax.random.key(0))
     assert "structure" not in params
     batch = random_batch(network.settings, ROWS)
-    product = network.apply(params, batch).product
+    embed = jax.jit(network.product)
+    product = embed(params, batch)
     assert product.triple_attention.shape == (ROWS, 0, batch["triple_mask"].shape[1])
-    without = network.apply(params, _absent(batch, slice(None), knowledge=True)).product
+    without = embed(params, _absent(batch, slice(None), knowledge=True))
     np.testing.assert_array_equal(product.embedding, without.embedding)
     _, whole_params, apply = _network()
     assert not np.array_equal(product.embedding, apply(whole_params, batch).product.embedding)

@@ -92,7 +92,7 @@ def encoded(network, params, tokenizer):
     length = network.settings.lengths.candidate
     texts = CandidateTexts.write(TABLE.pairs, tokenizer, length)
     encode = jax.jit(network.encode_candidates)
-    return [np.asarray(x) for x in encode(params, *vars(texts).values())]
+    return [np.asarray(x) for x in encode(params, vars(texts))]
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import pytest
 
 from k3m_jax.data.store.value_vocabulary import ValueVocabulary
 from k3m_jax.modalities.base import EncodedText
-from k3m_jax.objectives.base import Hiding
-from k3m_jax.objectives.masked_language import MaskedLanguage, token_cross_entropy
+from k3m_jax.objectives.base import Hiding, cross_entropy
+from k3m_jax.objectives.masked_language import MaskedLanguage
 from k3m_jax.settings import MaskedLanguage as Options
 from tests.products import tokenizer
 
@@ -71,7 +71,7 @@ def test_the_loss_is_the_cross_entropy_of_the_targets_alone():
     logits = RNG.normal(size=(2, 3, 5)).astype(np.float32)
     targets = RNG.integers(0, 5, (2, 3))
     weights = np.array([[1, 0, 1], [0, 0, 1]], np.float32)
-    loss, right = token_cross_entropy(logits, targets, weights)
+    loss, right = cross_entropy(logits, targets, weights)
     expected = 0.0
     for b, m in zip(*np.nonzero(weights), strict=True):
         scores = logits[b, m].astype(np.float64)

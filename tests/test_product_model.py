@@ -169,9 +169,12 @@ def test_link_scores_are_negated_energies():
     tokens = np.zeros((3, 6), np.int32)
     for row, text in enumerate(texts):
         tokens[row, : len(text) + 2] = [tokenizer().cls, *text, tokenizer().sep]
-    spans = np.array([[[1, 2]] * 3, [[2, 3]] * 3], np.int32)
+    spans = {
+        f"{k}_spans": np.tile(np.int32(s), (3, 1))
+        for k, s in (("property", [1, 2]), ("value", [2, 3]))
+    }
     encode = jax.jit(model().network.encode_candidates)
-    p, v = encode(model().params, tokens, tokens > 0, *spans)
+    p, v = encode(model().params, {"tokens": tokens, "mask": tokens > 0, **spans})
     energy = np.sqrt(np.square(c[:, None] + np.asarray(p) - np.asarray(v)).sum(-1))
     np.testing.assert_allclose(scores, -energy, rtol=1e-5)
 

@@ -53,10 +53,10 @@ class Embedder:
         sharding, found = batch_sharding(self.mesh), []
         for start in range(0, len(texts), size):
             distributed.heartbeat("the candidate values to encode")
-            parts = [x[start : start + size] for x in vars(texts).values()]
-            padded = [np.pad(x, [(0, size - len(x)), (0, 0)]) for x in parts]
+            parts = {name: x[start : start + size] for name, x in vars(texts).items()}
+            padded = {n: np.pad(x, [(0, size - len(x)), (0, 0)]) for n, x in parts.items()}
             with jax.set_mesh(self.mesh):
-                placed = (put_on_all_hosts(sharding, x) for x in padded)
-                found.append(self._encode(self._params, *placed))
+                placed = {name: put_on_all_hosts(sharding, x) for name, x in padded.items()}
+                found.append(self._encode(self._params, placed))
         p, v = zip(*jax.device_get(found), strict=True)
         return np.concatenate(p)[: len(texts)], np.concatenate(v)[: len(texts)]

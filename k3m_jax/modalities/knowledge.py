@@ -191,6 +191,9 @@ class CandidateTexts:
         return b"".join(array[row].tobytes() for array in vars(self).values())
 
 
+CANDIDATE_ARRAYS = tuple(field.name for field in dataclasses.fields(CandidateTexts))
+
+
 def fit(p: tuple[int, ...], v: tuple[int, ...], room: int) -> tuple[tuple[int, ...], ...]:
     """Cuts a property, to no less than half the room, and a value to `room` >= 2 tokens."""
     p = p[: max(room - len(v), room // 2)]

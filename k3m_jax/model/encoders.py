@@ -9,6 +9,7 @@ import numpy as np
 
 from k3m_jax import settings
 from k3m_jax.data.input.batch import Batch
+from k3m_jax.modalities.picture import float_features
 from k3m_jax.model import layers
 from k3m_jax.model.layers import Array, KeyMask, Numerics, SelfAttentionLayer, scan_layers
 from k3m_jax.parallel.shardings import constrain
@@ -129,10 +130,7 @@ def regions_of(batch: Batch) -> Array:
     Pixels (uint8) are scaled to -1..1, a detector's features are left as they are. Hidden regions
     are zeroed first: the global region is the mean of all regions and would otherwise leak them.
     """
-    inputs, valid = batch["region_inputs"], batch["region_mask"][:, 1:]
-    features = inputs.astype(jnp.float32)
-    if inputs.dtype == jnp.uint8:
-        features = features / 127.5 - 1
+    features, valid = float_features(batch["region_inputs"]), batch["region_mask"][:, 1:]
     visible = valid & ~batch["region_hidden"] if "region_hidden" in batch else valid
     features = jnp.where(visible[..., None], features, 0.0)
     count = jnp.maximum(valid.sum(1), 1)[:, None, None]

@@ -53,8 +53,9 @@ class TaskHead(nn.Module):
 
     task: Task  # its classes are given
     width: int  # D
-    rows: ClassVar[int] = 1  # of a batch in each example
-    candidates: ClassVar[bool] = False  # whether it reads the batch's candidate triples too
+    # Dimensions of each input between the first, examples, and the last, D: an example's rows of a
+    # batch, and candidate triples' properties and values where the head reads them.
+    shapes: ClassVar[tuple[tuple[int, ...], ...]] = ((),)
 
 
 class ClassificationHead(TaskHead):
@@ -69,7 +70,7 @@ class ClassificationHead(TaskHead):
 class AlignmentHead(TaskHead):
     """A linear map of `|a - b|` and `a * b`: the same for (a, b) and (b, a)."""
 
-    rows: ClassVar[int] = 2
+    shapes: ClassVar[tuple[tuple[int, ...], ...]] = ((2,),)
 
     @nn.compact
     def __call__(self, c: Array) -> Array:
@@ -87,7 +88,7 @@ class QuestionHead(TaskHead):
     maps alone would have to relearn for each value what a title says.
     """
 
-    candidates: ClassVar[bool] = True
+    shapes: ClassVar[tuple[tuple[int, ...], ...]] = ((), (1,), (1,))
 
     def setup(self) -> None:
         for name in ("item", "property", "value"):

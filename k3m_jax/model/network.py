@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from k3m_jax.data.input.batch import Batch, BatchLayout
+from k3m_jax.modalities.knowledge import CANDIDATE_ARRAYS
 from k3m_jax.model.encoders import property_and_value
 from k3m_jax.model.heads import TASK_HEADS, TaskHead
 from k3m_jax.model.k3m import K3M, Outputs, Product
@@ -80,20 +81,13 @@ class Network(Initialized):
         return self.product(params, batch).embedding
 
     def encode_candidates(
-        self,
-        params: Params,
-        tokens: Array,
-        mask: Array,
-        property_spans: Array,
-        value_spans: Array,
-        *,
-        key: Key = None,
+        self, params: Params, texts: Batch, *, key: Key = None
     ) -> tuple[Array, Array]:
-        """Triples without a product: tokens, mask [..., L], spans [..., 2] -> p, v [..., D]."""
+        """Triples without a product, arrays [..., L or 2] of `CandidateTexts` -> p, v [..., D]."""
 
         def encode(module: nn.Module) -> tuple[Array, Array]:
-            (hidden,) = module.text_encoder((tokens, mask))
-            return property_and_value(hidden, property_spans, value_spans)
+            (hidden,) = module.text_encoder((texts["tokens"], texts["mask"]))
+            return property_and_value(hidden, texts["property_spans"], texts["value_spans"])
 
         return self._run(params, key, encode)
 
@@ -129,10 +123,8 @@ class Head(Initialized):
 
     def boxed_params(self, key: jax.Array) -> Any:
         """As `Initialized`; the values of the arrays do not matter."""
-        module, D = self.module, self.width
-        arrays = [jnp.zeros((1, D) if module.rows == 1 else (1, module.rows, D))]
-        arrays += [jnp.zeros((1, 1, D))] * (2 * module.candidates)
-        return module.init(key, *arrays)["params"]
+        arrays = [jnp.zeros((1, *shape, self.width)) for shape in self.module.shapes]
+        return self.module.init(key, *arrays)["params"]
 
     @property
     def module(self) -> TaskHead:
@@ -170,14 +162,12 @@ class TaskNetwork(Initialized):
         own, head = split_params(params)
         product_key, candidate_key = (None, None) if key is None else jax.random.split(key)
         product = self.backbone.product(own, batch, temperature=temperature, key=product_key)
-        c, kind = product.embedding, self.head.module
-        if kind.rows > 1:
-            c = c.reshape(-1, kind.rows, c.shape[-1])
-        if not kind.candidates:
+        rows, *candidates = self.head.module.shapes
+        c = product.embedding.reshape(-1, *rows, self.head.width)
+        if not candidates:
             return self.head.apply(head, c)
-        names = ("tokens", "mask", "property_spans", "value_spans")
-        arrays = (batch[f"link_{name}"] for name in names)
-        encoded = self.backbone.encode_candidates(own, *arrays, key=candidate_key)
+        texts = {name: batch[f"link_{name}"] for name in CANDIDATE_ARRAYS}
+        encoded = self.backbone.encode_candidates(own, texts, key=candidate_key)
         return self.head.apply(head, c, *encoded)
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from k3m_jax.data.records import ItemView
 from k3m_jax.data.store.value_vocabulary import ValueVocabulary
@@ -31,6 +32,12 @@ class Sum(NamedTuple):
 def weighted_sum(values: jax.Array, weights: jax.Array) -> Sum:
     """Sum of values under weights of the same shape; a value of weight 0 may be anything."""
     return Sum(jnp.where(weights > 0, values * weights, 0.0).sum(), weights.sum())
+
+
+def cross_entropy(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[Sum, Sum]:
+    """Of logits [..., C], targets and weights [...]: cross-entropy in nats, how many are right."""
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return weighted_sum(loss, weights), weighted_sum(logits.argmax(-1) == targets, weights)
 
 
 def safe_ratio(total: jax.Array, weight: jax.Array) -> jax.Array:

@@ -8,11 +8,10 @@ from typing import Any, ClassVar, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from k3m_jax.modalities.base import Array, EncodedText, Row
 from k3m_jax.objectives import base
-from k3m_jax.objectives.base import Batch, Encoded, Hiding, Reported, Sum, weighted_sum
+from k3m_jax.objectives.base import Batch, Encoded, Hiding, Reported, Sum
 from k3m_jax.settings import MaskedLanguage as Options
 from k3m_jax.settings import Settings
 
@@ -79,7 +78,7 @@ class MaskedLanguage(base.Objective):
 
     def sums(self, outputs: Any, batch: Batch, key: jax.Array | None) -> dict[str, Sum]:
         targets, weights = batch["mlm_targets"], batch["mlm_weights"]
-        loss, accuracy = token_cross_entropy(outputs.mlm_logits, targets, weights)
+        loss, accuracy = base.cross_entropy(outputs.mlm_logits, targets, weights)
         return {"mlm": loss, "mlm_accuracy": accuracy}
 
     def count(self, batch: Batch) -> np.ndarray:
@@ -95,11 +94,3 @@ class MaskedLanguage(base.Objective):
     def constant_outputs(self, counts: jax.Array, batch: Batch) -> dict[str, Any]:
         shape = (*batch["mlm_targets"].shape, self.vocabulary)
         return {"mlm_logits": jnp.broadcast_to(base.log_frequencies(counts), shape)}
-
-
-def token_cross_entropy(
-    logits: jax.Array, targets: jax.Array, weights: jax.Array
-) -> tuple[Sum, Sum]:
-    """Of logits [B, M, V], targets and weights [B, M]: cross-entropy, and how many are right."""
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    return weighted_sum(loss, weights), weighted_sum(logits.argmax(-1) == targets, weights)

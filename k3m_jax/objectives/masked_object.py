@@ -180,7 +180,6 @@ def noise_contrastive(
     false_scores = jnp.take_along_axis(scores, negatives, -1)
     false_scores = jnp.where(exists, false_scores, jnp.finfo(jnp.float32).min)
     true_score = jnp.take_along_axis(scores, true, -1)
-    loss = jax.nn.logsumexp(jnp.concatenate([true_score, false_scores], -1), -1)
-    loss -= true_score[..., 0]
-    right = (true_score > false_scores).all(-1)
-    return weighted_sum(loss, weights), weighted_sum(right, weights)
+    # The true one last: of equal scores the first counts as chosen, and a tie is no right answer.
+    choices = jnp.concatenate([false_scores, true_score], -1)
+    return base.cross_entropy(choices, jnp.full((B, N), choices.shape[-1] - 1), weights)

@@ -1,7 +1,6 @@
 """A pretrained model as a library call: products to records, and records to vectors."""
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import itertools
@@ -22,7 +21,7 @@ from k3m_jax.data.input.tokenizer import Tokenizer
 from k3m_jax.data.records import ItemView, Product, Record
 from k3m_jax.modalities import pixels
 from k3m_jax.modalities.base import Array, InvalidRecordError
-from k3m_jax.modalities.knowledge import CandidateTexts
+from k3m_jax.modalities.knowledge import CANDIDATE_ARRAYS, CandidateTexts
 from k3m_jax.modalities.picture import Picture
 from k3m_jax.model.network import Network, Params
 from k3m_jax.objectives.link_prediction import LinkPrediction, energy
@@ -52,7 +51,7 @@ def link_scores(
 
     Embeddings c* [B, D] and Q texts, the arrays of `CandidateTexts` by name -> [B, Q], float32.
     """
-    p, v = network.encode_candidates(params, **triples)
+    p, v = network.encode_candidates(params, triples)
     return -energy(embeddings[:, None], p, v, network.settings.objectives.lpm.norm)
 
 
@@ -71,9 +70,9 @@ def functions(network: Network) -> dict[str, tuple[Callable[..., jax.Array], tup
     if LinkPrediction.name in PRESETS[s.model.preset].objectives:  # it learned to score triples
         embeddings = Array(("B", s.model.text.width), "float32", "what `embed` returns")
         texts, triples = LinkPrediction.from_settings(s).arrays, {}
-        for field in dataclasses.fields(CandidateTexts):
-            array = texts[f"link_{field.name}"]
-            triples[field.name] = rows("Q", array, array.shape[1:])  # instead of an item's J
+        for name in CANDIDATE_ARRAYS:
+            array = texts[f"link_{name}"]
+            triples[name] = rows("Q", array, array.shape[1:])  # instead of an item's J
         found["link_scores"] = functools.partial(link_scores, network), (embeddings, triples)
     return found
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from k3m_jax import settings
 from k3m_jax.data.input.batch import BatchLayout
-from k3m_jax.model.heads import TASK_HEADS
 from k3m_jax.objectives.masked_language import MaskedLanguage
 from k3m_jax.settings import Settings
 from k3m_jax.settings.presets import PRESETS
@@ -33,8 +32,6 @@ def training_flops(s: Settings) -> float:
 
 def texts(s: Settings, *, without: tuple[str, ...] = ()) -> float:
     """The text encoder's layers over the arrays `…_tokens` of a batch, but those `without`."""
-    if s.task.downstream and not TASK_HEADS[s.task.name].candidates:
-        without += ("link_tokens",)
     return sum(
         math.prod(shape[1:-1]) * stack(s.model.text, shape[-1])
         for name, (shape, _) in BatchLayout.of(s).spec(1).items()

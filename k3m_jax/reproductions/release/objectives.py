@@ -19,10 +19,10 @@ from k3m_jax.objectives.base import (
     Objective,
     Reported,
     Sum,
+    cross_entropy,
     log_frequencies,
     weighted_sum,
 )
-from k3m_jax.objectives.masked_language import token_cross_entropy
 from k3m_jax.settings import Settings, Weighted
 
 
@@ -67,7 +67,7 @@ class MaskedValues(Objective):
         return target, {**encoded, "knowledge": text._replace(tokens=tuple(tokens.tolist()))}
 
     def sums(self, outputs: Any, batch: Batch, key: jax.Array | None) -> dict[str, Sum]:
-        loss, accuracy = token_cross_entropy(
+        loss, accuracy = cross_entropy(
             outputs.value_logits, batch["value_targets"], batch["value_weights"]
         )
         return {"mvm": loss, "mvm_accuracy": accuracy}
