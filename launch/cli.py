@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import faulthandler
 import importlib
+import os
 import sys
 import textwrap
 import traceback
@@ -41,7 +42,17 @@ def run(main: Main) -> typing.NoReturn:
     flags.FLAGS.mark_as_parsed()  # those of absl and other libraries: all at their defaults
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)  # of libraries that log each file and device
-    sys.exit(_execute(main, sys.argv[1:]))
+    try:
+        code = _execute(main, sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:  # its reader, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        raise  # of another pipe
+    sys.exit(code)
 
 
 def run_command(name: str, arguments: Sequence[str]) -> int:

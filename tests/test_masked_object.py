@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from k3m_jax.modalities.pixels import grid_boxes
+from k3m_jax.modalities.pixels import grid_boxes, overlaps
 from k3m_jax.objectives import masked_object
-from k3m_jax.objectives.masked_object import choose_regions, overlaps
+from k3m_jax.objectives.masked_object import choose_regions
 from k3m_jax.settings import MaskedObject
 from tests.products import collated, detected, examples_of, record
 from tests.tiny import DETECTED, TINY

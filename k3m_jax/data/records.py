@@ -52,6 +52,12 @@ class Product:
         category, source = (clean_text(line.get(key), key) for key in ("category", "source"))
         return cls(item, product, category, split, source, sources, tuple(repairs))
 
+    def record(self, tools: Any) -> "Record":
+        """What is stored of it, with the `tools` of `Modality.store`; or InvalidRecordError."""
+        kinds = modalities.REGISTRY.items()
+        contents = {name: kind.store(self.sources[name], self.id, tools) for name, kind in kinds}
+        return Record(self.id, self.product, self.category, self.source, contents)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Record:

@@ -72,6 +72,16 @@ def grid_boxes(patches: int) -> np.ndarray:
     return (np.stack([x, y, x + 1, y + 1], -1) / grid).astype(np.float32)
 
 
+def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes (x1, y1, x2, y2): [n, 4] and [m, 4] to [n, m]."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    common = np.maximum(high - low, 0).prod(-1)
+    areas = ((x[:, 2:] - x[:, :2]).prod(-1) for x in (a, b))
+    union = np.add.outer(*areas) - common
+    return common / np.maximum(union, 1e-9)
+
+
 def _on_white(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):  # 16-bit grey: Pillow's own conversion clips at 255
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")

@@ -114,15 +114,16 @@ class StructureAggregation(nn.Module):
         `c* = residual(c)`.
         """
         heads, D = self.sizes.heads, c.shape[-1]
-        c, p, v = (x.astype(self.dtype) for x in (c, p, v))
-        triples = jnp.stack([jnp.broadcast_to(c[:, None], p.shape), p, v], -2)  # [B, X, 3, D]
+        parts = (x.astype(self.dtype) for x in (jnp.broadcast_to(c[:, None], p.shape), p, v))
+        triples = jnp.stack(list(parts), -2)  # [B, X, 3, D]
         axes = ("parts", "embed", "structure_heads", "width")
         t = dense((heads, D), axes, self.dtype, "w1", inputs=2)(triples)
         attention = layers.masked_softmax(self.scores(t), mask[:, None, :], axis=-1)
         gathered = jnp.einsum("bhx,bxhd->bhd", attention.astype(self.dtype), t)
         gathered = self.combined(gathered, mask)
+        # The residual stays in the dtype of c, float32: it is all that an item without triples has.
         if self.sizes.residual == "linear":
-            c = dense(D, ("embed", "width"), self.dtype, "w3")(c)
+            c = dense(D, ("embed", "width"), self.dtype, "w3", rounded=False)(c)
         return c + gathered, attention
 
     def scores(self, t: Array) -> Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from k3m_jax.modalities import pixels
 from k3m_jax.modalities.base import Array, Row
 from k3m_jax.modalities.picture import Regions, float_features
 from k3m_jax.objectives import base
@@ -65,8 +66,8 @@ class MaskedObject(base.Objective):
         return {"region_hidden": hidden, "mom_weights": targets, **classes}, encoded
 
     def describe(self, row: Row, tokenizer: Any, group: Sequence[str]) -> str:
-        targets, hidden = int(row["mom_weights"].sum()), int(row["region_hidden"].sum())
-        return f"{targets} targets, {hidden} regions hidden" if targets else "nothing"
+        hidden = int(row["region_hidden"].sum())
+        return f"{super().describe(row, tokenizer, group)}, {hidden} regions hidden"
 
     def sums(self, outputs: Any, batch: Batch, key: jax.Array | None) -> dict[str, Sum]:
         prediction, weights = outputs.mom_prediction, batch["mom_weights"]
@@ -118,18 +119,8 @@ def choose_regions(
     targets[rng.permutation(n)[: base.num_targets(n, rate)]] = True
     hidden = targets & (rng.random(n) < HIDDEN) if training else targets.copy()
     if hidden.any():
-        hidden |= (overlaps(boxes, boxes[hidden]) > OVERLAP).any(1)
+        hidden |= (pixels.overlaps(boxes, boxes[hidden]) > OVERLAP).any(1)
     return targets, hidden
-
-
-def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes (x1, y1, x2, y2): [n, 4] and [m, 4] to [n, m]."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    common = np.maximum(high - low, 0).prod(-1)
-    areas = ((x[:, 2:] - x[:, :2]).prod(-1) for x in (a, b))
-    union = np.add.outer(*areas) - common
-    return common / np.maximum(union, 1e-9)
 
 
 def class_divergence(

@@ -44,8 +44,7 @@ def measure_run(
         thresholds of a task come from its own all the same, the baseline of pretraining from these.
       probes: tasks that heads are fitted for; () measures the run on what it was trained for.
 
-    Raises:
-      UserError: no such data or split, another vocabulary, or what `TaskEvaluation` raises.
+    Raises UserError: no such data or split, another vocabulary, or what `TaskEvaluation` raises.
     """
     inputs = open_run_data(settings.data, meta, workdir)
     held_out = [open_source(source, inputs.shard_sets[0], workdir) for source in sources]

@@ -92,9 +92,8 @@ class TaskEvaluation:
         `data.valid_split`, never corrupted. `settings` are resolved, with the task; `held_out` are
         data sets to measure on instead of the run's own.
 
-        Raises:
-          UserError: a modality to show that there is not, a split without examples, pictures in
-            `held_out` that are not like the run's, or embeddings that are not finite.
+        Raises UserError: a modality to show that there is not, a split without examples, pictures
+        in `held_out` that are not like the run's, or embeddings that are not finite.
         """
         settings.validate_shown()
         # Or the model would take pictures that are not like the run's for absent.
@@ -137,11 +136,7 @@ class TaskEvaluation:
             self.norm = settings.objectives.lpm.norm
 
     def report(self, corruption: Corruption) -> Report:
-        """The measurement, with the measured items corrupted.
-
-        Raises:
-          UserError: scores of the model, of validation examples too, are not all finite.
-        """
+        """The measurement, with the measured items corrupted; UserError for scores not finite."""
         measured, c = self.measured, self._embeddings(corruption)
         statistics = {
             name: self.scorer.statistics(measured, scores, self._thresholds.get(name, 0.0))
@@ -234,11 +229,7 @@ def _score(bootstrap: Bootstrap, statistic: Statistic) -> Score:
 
 
 def fit(scorer: DownstreamTask, train: Examples, valid: Examples, seed: int) -> tuple[Any, float]:
-    """The parameters and the penalty of the best head.
-
-    Raises:
-      UserError: no head has a loss: what it reads is not finite, or nothing has a label.
-    """
+    """The parameters and the penalty of the best head; raises UserError where none has a loss."""
     key = jax.random.key(seed)
     start = scorer.head.init_params(key)
     data = {name: jnp.asarray(x) for name, x in train.items()}

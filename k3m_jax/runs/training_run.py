@@ -25,8 +25,7 @@ CONFIG = "config.json"  # the run's resolved settings, to read
 def run(settings: Settings, workdir: epath.Path) -> bool:
     """Trains, or resumes what `workdir` holds; False where it was stopped before the last step.
 
-    Raises:
-      UserError: data that can't be opened or do not fit the settings, or what `loop.train` raises.
+    Raises UserError for data that can't be opened or do not fit, and as `loop.train`.
     """
     if settings.task.downstream:
         settings = with_pretrained_settings(settings)
@@ -59,10 +58,8 @@ def with_pretrained_settings(settings: Settings) -> Settings:
     """A fine-tuning run's settings, with those of the run that `init_from` names, if it does.
 
     The model, the lengths and the picture are that run's, or its weights would not fit; so are the
-    products and the vocabulary, unless others are named.
-
-    Raises:
-      UserError: the result contradicts itself, or the folder does not exist.
+    products and the vocabulary, unless others are named. Raises UserError where the result
+    contradicts itself, or the folder does not exist.
     """
     folder = settings.init_from
     if not folder or not (epath.Path(folder) / FOLDER).exists():
@@ -85,5 +82,4 @@ def with_pretrained_settings(settings: Settings) -> Settings:
             tokenizer=data.tokenizer or run.data.tokenizer,
         ),
     )
-    settings.validate()
-    return settings
+    return settings.validate()

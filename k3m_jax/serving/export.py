@@ -28,6 +28,7 @@ from k3m_jax import modalities, objectives, settings
 from k3m_jax.data.input.tokenizer import Tokenizer
 from k3m_jax.data.store import remote
 from k3m_jax.data.store.shards import BuildInfo, open_shards
+from k3m_jax.evaluation.report import markdown_table
 from k3m_jax.modalities.base import Array
 from k3m_jax.model.network import Network, Params, nested, network_of, split_params
 from k3m_jax.parallel.mesh import make_mesh
@@ -228,18 +229,13 @@ def _data(data: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
         name = each["name"] if each["products"] else "not available when this was written"
         missing = (f"{counts[name]:,}" if name in counts else "–" for name in names)
         rows.append([name, products or "–", *missing, f"`{each['fingerprint'][:16]}`"])
-    return _table(rows)
+    return "\n".join(markdown_table(rows))
 
 
 def _arguments(arrays: Mapping[str, Array]) -> str:
     shapes = {name: ", ".join(map(str, array.shape)) for name, array in arrays.items()}
     rows = [[f"`{n}`", f"{a.dtype} [{shapes[n]}]", a.meaning] for n, a in arrays.items()]
-    return _table([["array", "type and shape", "meaning"], *rows])
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(markdown_table([["array", "type and shape", "meaning"], *rows]))
 
 
 def _described(fingerprint: str, info: BuildInfo | None) -> dict[str, Any]:

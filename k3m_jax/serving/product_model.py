@@ -115,14 +115,9 @@ class ProductModel:
             raise UserError(f"record {id!r}: the model looks at {self._image.front_end} alone")
         tools = types.SimpleNamespace(picture=lambda path, item: self._stored(picture, regions))
         try:
-            product = Product.parse({**parts, "id": id, "images": ["picture"]})
-            contents = {
-                name: modality.store(product.sources[name], product.id, tools)
-                for name, modality in modalities.REGISTRY.items()
-            }
+            return Product.parse({**parts, "id": id, "images": ["picture"]}).record(tools)
         except InvalidRecordError as error:
             raise UserError(f"record {id!r}: {error.reason}: {error.detail}") from error
-        return Record(product.id, product.product, product.category, product.source, contents)
 
     def arrays(self, records: Sequence[Record], rows: int, first: int = 0) -> dict[str, np.ndarray]:
         """`BatchLayout.products` of records, filled up to `rows`; errors count from `first` on."""

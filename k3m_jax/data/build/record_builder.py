@@ -58,13 +58,9 @@ class RecordBuilder:
         if isinstance(product, RejectedLine):
             return product
         try:
-            contents = {
-                name: modality.store(product.sources[name], product.id, self)
-                for name, modality in REGISTRY.items()
-            }
+            record = product.record(self)
         except InvalidRecordError as error:
             return RejectedLine(raw.file, raw.line, *error.args)
-        record = Record(product.id, product.product, product.category, product.source, contents)
         path = product.sources["image"]
         lost = ("picture_not_found",) if path and not record.picture else ()
         return BuiltRecord(self.splitting(product), record, product.repairs + lost, path)
