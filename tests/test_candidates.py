@@ -7,11 +7,11 @@ import pytest
 
 from k3m_jax.data.store.value_vocabulary import UNKNOWN, ValueVocabulary
 from k3m_jax.metrics import Bootstrap
-from k3m_jax.model.network import Head
 from k3m_jax.settings import Task
 from k3m_jax.tasks.base import TaskRow, TaskSplit
 from k3m_jax.tasks.candidates import Candidates
 from k3m_jax.tasks.questions import CANDIDATES, Questions
+from k3m_jax.training.task_network import Head
 from tests import products as made
 
 COLOURS = {f"c{i:02}": 30 - i for i in range(30)}

@@ -7,10 +7,10 @@ from conftest import ROOT
 from jax.sharding import AbstractMesh
 
 from configs import meshes
-from k3m_jax.model.network import network_of
 from k3m_jax.parallel.mesh import AXES, make_mesh
 from k3m_jax.parallel.shardings import param_shardings
 from k3m_jax.settings import Mesh, Settings, UserError
+from k3m_jax.training.task_network import network_of
 from k3m_jax.training.trainer import Trainer
 
 PODS = {"tpu_v5e_256": (16, 16, 1), "tpu_v5p_128": (16, 8, 1)}

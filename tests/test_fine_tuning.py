@@ -13,7 +13,7 @@ import pytest
 from k3m_jax.data.input.pipeline import train_batches
 from k3m_jax.data.store.pairs import Pair
 from k3m_jax.evaluation.embedding import Embedder
-from k3m_jax.model.network import TaskNetwork, flat, network_of, split_params
+from k3m_jax.model.network import flat
 from k3m_jax.objectives import target_weights
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.runs.task_evaluation import TaskEvaluation, TaskEvaluator
@@ -21,6 +21,7 @@ from k3m_jax.runs.training_run import with_pretrained_settings
 from k3m_jax.settings import Corruption, Mesh, Task, UserError
 from k3m_jax.tasks.alignment import AlignmentObjective
 from k3m_jax.tasks.questions import QuestionObjective
+from k3m_jax.training.task_network import TaskNetwork, network_of, split_params
 from k3m_jax.training.trainer import Trainer
 from tests import products as made
 from tests.test_tasks import shards_of

@@ -10,12 +10,13 @@ import pytest
 from k3m_jax.data.store.pairs import Pair
 from k3m_jax.evaluation.embedding import Embedder
 from k3m_jax.modalities.picture import Picture
-from k3m_jax.model.network import Head, Network
+from k3m_jax.model.network import Network
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.runs import task_evaluation
 from k3m_jax.runs.task_evaluation import TaskEvaluation
 from k3m_jax.settings import Corruption, Mesh, Task, UserError
 from k3m_jax.tasks.classification import Classification
+from k3m_jax.training.task_network import Head
 from tests import products as made
 from tests.test_tasks import shards_of
 

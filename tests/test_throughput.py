@@ -6,11 +6,11 @@ from random_batch import random_batch
 from tiny import TINY, tiny_settings
 
 from k3m_jax import settings as s
-from k3m_jax.model.network import network_of
 from k3m_jax.reproductions.release.validation import RELEASED_STRUCTURE
 from k3m_jax.training import progress
 from k3m_jax.training.flops import forward_flops
 from k3m_jax.training.progress import Stopwatch
+from k3m_jax.training.task_network import network_of
 
 PRESETS = [
     ("hard", "paper"),

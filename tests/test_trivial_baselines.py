@@ -9,12 +9,12 @@ import pytest
 
 from k3m_jax.data.records import ItemView
 from k3m_jax.data.store.value_vocabulary import ValueVocabulary
-from k3m_jax.model.network import Head
 from k3m_jax.settings import Corruption, Task
 from k3m_jax.tasks.alignment import Alignment
 from k3m_jax.tasks.base import TaskSplit
 from k3m_jax.tasks.classification import Classification
 from k3m_jax.tasks.trivial_baselines import SIDE, NaiveBayes, SeenSplit
+from k3m_jax.training.task_network import Head
 from tests import products as made
 from tests.test_candidates import row_of, scorer_of, split_of
 from tests.test_tasks import shards_of

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from k3m_jax.data.input.pipeline import Inputs, train_batches
 from k3m_jax.evaluation.report import markdown_table
-from k3m_jax.model.network import network_of
 from k3m_jax.settings import Settings
 from k3m_jax.training.flops import training_flops
+from k3m_jax.training.task_network import network_of
 
 HEADER = ("model", "parameters", "", "FLOPs per item", "", "FLOPs of the run", "")
 

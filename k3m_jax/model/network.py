@@ -11,13 +11,11 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from k3m_jax.data.input.batch import Batch, BatchLayout
-from k3m_jax.modalities.knowledge import CANDIDATE_ARRAYS
 from k3m_jax.model.encoders import property_and_value
-from k3m_jax.model.heads import TASK_HEADS, TaskHead
 from k3m_jax.model.k3m import K3M, Outputs, Product
 from k3m_jax.model.layers import Array, Scalar
 from k3m_jax.parallel.shardings import path_name
-from k3m_jax.settings import Settings, Task
+from k3m_jax.settings import Settings
 
 Params = Any  # a nested dict of arrays
 Key = Array | None  # None: evaluation, which is deterministic
@@ -25,7 +23,6 @@ Key = Array | None  # None: evaluation, which is deterministic
 # By preset: linen modules `module(settings, deterministic)` with K3M's calls, `text_encoder` and
 # `rows_independent`.
 MODULES: dict[str, type[nn.Module]] = {"paper": K3M}
-HEAD = "task_head"  # key of a task head's parameters next to the model's
 
 
 class Initialized:
@@ -108,77 +105,6 @@ class Network(Initialized):
 
     def _module(self, deterministic: bool) -> nn.Module:
         return MODULES[self.settings.model.preset](self.settings, deterministic)
-
-
-@dataclasses.dataclass(frozen=True)
-class Head(Initialized):
-    """The head of a task."""
-
-    task: Task  # its classes are given
-    width: int  # D
-
-    def apply(self, params: Params, *arrays: Array, method: str | None = None) -> Array:
-        """What the module of the task returns (`model/heads.py`)."""
-        return self.module.apply({"params": params}, *arrays, method=method)
-
-    def boxed_params(self, key: jax.Array) -> Any:
-        """As `Initialized`; the values of the arrays do not matter."""
-        arrays = [jnp.zeros((1, *shape, self.width)) for shape in self.module.shapes]
-        return self.module.init(key, *arrays)["params"]
-
-    @property
-    def module(self) -> TaskHead:
-        return TASK_HEADS[self.task.name](self.task, self.width)
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskNetwork(Initialized):
-    """A model with a task's head, which fine-tuning trains: parameters of both, names unchanged.
-
-    Parameters that only pretraining reads stay as loaded, but for weight decay: a fine-tuned model
-    is still a model.
-    """
-
-    settings: Settings
-
-    @property
-    def backbone(self) -> Network:
-        """The model without the head."""
-        return Network(dataclasses.replace(self.settings, task=Task()))
-
-    @property
-    def head(self) -> Head:
-        return Head(self.settings.task, self.settings.model.text.width)
-
-    def boxed_params(self, key: jax.Array) -> Any:
-        """Those of the model and of the head."""
-        head = self.head.boxed_params(jax.random.fold_in(key, 1))
-        return {**self.backbone.boxed_params(key), HEAD: head}
-
-    def apply(
-        self, params: Params, batch: Batch, *, temperature: Scalar = 1.0, key: Key = None
-    ) -> Array:
-        """The head's output for the examples of a batch; arguments as of `Network.apply`."""
-        own, head = split_params(params)
-        product_key, candidate_key = (None, None) if key is None else jax.random.split(key)
-        product = self.backbone.product(own, batch, temperature=temperature, key=product_key)
-        rows, *candidates = self.head.module.shapes
-        c = product.embedding.reshape(-1, *rows, self.head.width)
-        if not candidates:
-            return self.head.apply(head, c)
-        texts = {name: batch[f"link_{name}"] for name in CANDIDATE_ARRAYS}
-        encoded = self.backbone.encode_candidates(own, texts, key=candidate_key)
-        return self.head.apply(head, c, *encoded)
-
-
-def network_of(settings: Settings) -> Network | TaskNetwork:
-    """What a run trains."""
-    return (TaskNetwork if settings.task.downstream else Network)(settings)
-
-
-def split_params(params: Params) -> tuple[Params, Params]:
-    """The model's parameters, and the head's."""
-    return {name: x for name, x in params.items() if name != HEAD}, params[HEAD]
 
 
 def flat(params: Params) -> dict[str, Any]:

@@ -86,23 +86,17 @@ class LinkPrediction(base.Objective):
             return LinkTarget(None, None, facts), contents
         lacking = 0 if queried is None else false - len(query.false)
         others = sample_other_property_values(query.target, vocabulary, lacking, rng)
-        terms, answer = hiding.tokenizer.encode_term, vocabulary.pairs[query.target]
+        terms, pairs = hiding.tokenizer.encode_term, vocabulary.pairs
+        answer = [*map(terms, pairs[query.target])]
         left = [t for t in contents["knowledge"] if vocabulary.id(*t) != query.target]
-        left = tuple(t for t in left if [*map(terms, t)] != [*map(terms, answer)])
-        target = LinkTarget(query, self._candidates(query, others, hiding), facts)
-        return target, {**contents, "knowledge": left}
-
-    def _candidates(
-        self, query: Query, others: Sequence[tuple[str, str]], hiding: Hiding
-    ) -> CandidateTexts:
-        """The queried triple and the false ones that do not read like a true one once cut."""
-        pairs = hiding.vocabulary.pairs
-        true = [query.target, *(index for index in query.known if index != query.target)]
+        left = tuple(t for t in left if [*map(terms, t)] != answer)
+        # The true ones, the queried first; then false ones that do not read like them once cut.
+        true = sorted(query.known, key=lambda index: index != query.target)
         written = [*(pairs[index] for index in (*true, *query.false)), *others]
         texts = CandidateTexts.write(written, hiding.tokenizer, self.length)
-        believed = {texts.identity(row) for row in range(len(true))}
-        false = range(len(true), len(texts))
-        return texts.take([0, *(row for row in false if texts.identity(row) not in believed)])
+        read = [texts.identity(row) for row in range(len(texts))]
+        usable = [row for row in range(len(true), len(read)) if read[row] not in read[: len(true)]]
+        return LinkTarget(query, texts.take([0, *usable]), facts), {**contents, "knowledge": left}
 
     def write(self, row: Row, target: LinkTarget, encoded: Encoded) -> None:
         if (texts := target.candidates) is not None:

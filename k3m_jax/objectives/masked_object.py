@@ -163,14 +163,12 @@ def noise_contrastive(
     other = (row + jax.random.randint(item_key, shapes[0], 1, max(group, 2))) % group
     elsewhere = other * N + jax.random.randint(region_key, shapes[0], 0, N)
     within = row * N + (region + jax.random.randint(within_key, shapes[1], 1, max(N, 2))) % N
-    negatives = jnp.concatenate([elsewhere, within], -1)
     true = row * N + region
-    exists = jnp.repeat(valid.reshape(rows), group, 0).reshape(B, 1, group * N)
-    exists = jnp.take_along_axis(jnp.broadcast_to(exists, scores.shape), negatives, -1)
-    exists &= negatives != true  # a group of one item, or an item of one region, has none
-    false_scores = jnp.take_along_axis(scores, negatives, -1)
-    false_scores = jnp.where(exists, false_scores, jnp.finfo(jnp.float32).min)
-    true_score = jnp.take_along_axis(scores, true, -1)
     # The true one last: of equal scores the first counts as chosen, and a tie is no right answer.
-    choices = jnp.concatenate([false_scores, true_score], -1)
-    return base.cross_entropy(choices, jnp.full((B, N), choices.shape[-1] - 1), weights)
+    choices = jnp.concatenate([elsewhere, within, true], -1)
+    exists = jnp.repeat(valid.reshape(rows), group, 0).reshape(B, 1, group * N)
+    exists = jnp.take_along_axis(jnp.broadcast_to(exists, scores.shape), choices, -1)
+    exists &= choices != true  # a group of one item, or an item of one region, has no negative
+    exists = exists.at[..., -1].set(True)
+    scores = jnp.where(exists, jnp.take_along_axis(scores, choices, -1), jnp.finfo(jnp.float32).min)
+    return base.cross_entropy(scores, jnp.full((B, N), choices.shape[-1] - 1), weights)

@@ -16,11 +16,12 @@ from k3m_jax.data.store.value_vocabulary import ValueVocabulary
 from k3m_jax.evaluation.embedding import Embedder
 from k3m_jax.evaluation.evaluator import Evaluator
 from k3m_jax.evaluation.report import ExternalDataInfo, Report
-from k3m_jax.model.network import Network, network_of, split_params
+from k3m_jax.model.network import Network
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.runs.task_evaluation import TaskEvaluation
 from k3m_jax.settings import Corruption, Data, Settings, Task, UserError
 from k3m_jax.training.checkpoints import Meta, Which, load_params
+from k3m_jax.training.task_network import network_of, split_params
 
 PRODUCTS = "products.jsonl"
 

@@ -24,12 +24,13 @@ from k3m_jax.data.store.value_vocabulary import UNKNOWN, ValueVocabulary
 from k3m_jax.evaluation.embedding import Embedder
 from k3m_jax.evaluation.report import Report, Row, Score
 from k3m_jax.metrics import Bootstrap, Statistic, best_threshold
-from k3m_jax.model.network import Params, TaskNetwork, split_params
+from k3m_jax.model.network import Params
 from k3m_jax.objectives.base import safe_ratio
 from k3m_jax.settings import Corruption, Settings, UserError
 from k3m_jax.tasks.base import DownstreamTask, TaskSplit
 from k3m_jax.tasks.trivial_baselines import BASELINES, SeenSplit
 from k3m_jax.training.optimizer import decay_mask
+from k3m_jax.training.task_network import TaskNetwork, split_params
 
 PENALTIES = (1e-6, 1e-4, 1e-2, 1e-1)  # half their sum of squares is added; not of biases
 STEPS = 1000

@@ -9,7 +9,6 @@ from etils import epath
 from k3m_jax.data.input.batch import Batch
 from k3m_jax.data.input.pipeline import HostRows, open_inputs, train_batches
 from k3m_jax.evaluation.evaluator import Evaluator
-from k3m_jax.model.network import network_of
 from k3m_jax.parallel import distributed
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.parallel.placement import process_blocks
@@ -17,6 +16,7 @@ from k3m_jax.runs.task_evaluation import TaskEvaluator
 from k3m_jax.settings import Settings, UserError
 from k3m_jax.training.checkpoints import FOLDER, Checkpoints, Meta, load_meta
 from k3m_jax.training.loop import train
+from k3m_jax.training.task_network import network_of
 from k3m_jax.training.trainer import Trainer
 
 CONFIG = "config.json"  # the run's resolved settings, to read

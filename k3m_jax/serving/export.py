@@ -30,7 +30,7 @@ from k3m_jax.data.store import remote
 from k3m_jax.data.store.shards import BuildInfo, open_shards
 from k3m_jax.evaluation.report import markdown_table
 from k3m_jax.modalities.base import Array
-from k3m_jax.model.network import Network, Params, nested, network_of, split_params
+from k3m_jax.model.network import Network, Params, nested
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.pretrained.weights_file import WEIGHTS, write_weights
 from k3m_jax.serving import preprocess
@@ -38,6 +38,7 @@ from k3m_jax.serving.product_model import CONFIG, TOKENIZER, VERSION, functions
 from k3m_jax.settings import Settings, UserError
 from k3m_jax.settings.presets import PRESETS
 from k3m_jax.training.checkpoints import Meta, Which, load_meta, load_params
+from k3m_jax.training.task_network import network_of, split_params
 
 PACKAGE = "preprocessing"  # of the modalities' files in a folder
 PLATFORMS = ("cpu", "cuda", "tpu")

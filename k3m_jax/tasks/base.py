@@ -29,7 +29,7 @@ from k3m_jax.tasks.trivial_baselines import Scores, SeenSplit
 
 if TYPE_CHECKING:
     from k3m_jax.evaluation.embedding import Embedder
-    from k3m_jax.model.network import Head
+    from k3m_jax.training.task_network import Head
 
 LABEL_WEIGHTS = Array((), np.float32, "1 where the row begins an example with a label")
 Statistics = dict[str, Statistic]  # metrics by name

@@ -6,12 +6,13 @@ from etils import epath
 from jax.sharding import Mesh
 
 from k3m_jax.data.input.tokenizer import Tokenizer, holds_tokenizer
-from k3m_jax.model.network import Network, flat, network_of
+from k3m_jax.model.network import Network, flat
 from k3m_jax.parallel import distributed
 from k3m_jax.pretrained.weights_file import WEIGHTS, fit, read_weights
 from k3m_jax.settings import Settings, UserError
 from k3m_jax.training.checkpoints import FOLDER, Checkpoints, load_meta, load_params
 from k3m_jax.training.step import State
+from k3m_jax.training.task_network import network_of
 from k3m_jax.training.trainer import Trainer
 
 

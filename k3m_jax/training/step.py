@@ -10,11 +10,10 @@ import optax
 
 from k3m_jax import objectives, tasks
 from k3m_jax.model.network import Network, Params
-from k3m_jax.objectives.base import Sum, safe_ratio
+from k3m_jax.objectives.base import Batch, Sum, safe_ratio
 from k3m_jax.training.optimizer import learning_rate, make_optimizer
 
 Metrics = dict[str, jax.Array]
-Batch = Mapping[str, jax.Array]
 Sums = Mapping[str, Sum]
 
 
