@@ -1,6 +1,7 @@
 """What all commands share: help, the resolved settings, mistakes, and running in-process."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -75,3 +76,14 @@ def test_a_process_ends_with_the_code_of_its_command():
     assert done.returncode == EXIT_USER_ERROR
     assert done.stderr.splitlines()[-1].startswith("error: --runs: /nowhere/a")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_reader_that_leaves_is_no_failure_of_a_command():
+    """As `head` does; its end of the pipe is closed before anything is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "launch.compare", "--help"]
+    done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
