@@ -119,7 +119,7 @@ def test_a_batch_of_one_and_bfloat16(preset):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", BASELINES)
-def test_with_nothing_asked_loss_and_gradient_are_0_and_else_reach_every_parameter(preset):
+def test_without_targets_loss_and_gradient_are_0_and_else_reach_every_parameter(preset):
     network, params, _ = built(preset)
     active = objectives.active(network.settings)
 
@@ -166,7 +166,7 @@ def test_candidates_are_encoded_by_the_own_text_encoder():
     np.testing.assert_array_equal(p, again)
 
 
-def test_contradictions_are_told():
+def test_contradictions_are_reported():
     for preset in ("paper", "release"):
         with pytest.raises(UserError, match=r"^model\.knowledge_text"):
             baseline(preset, knowledge_text=True)

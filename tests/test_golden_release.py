@@ -102,14 +102,14 @@ def _change(path, **values):
         ({"v_biattention_id": [0]}, "model.interactor.image_layers has 1 numbers for 2"),
     ],
 )
-def test_a_configuration_that_does_not_fit_is_told(tmp_path, change, message):
+def test_a_configuration_that_does_not_fit_is_reported(tmp_path, change, message):
     folder = _copy(tmp_path, "grads_mean.npz")
     _change(folder / "config.json", **change)
     with pytest.raises(UserError, match=message):
         compare(folder)
 
 
-def test_a_folder_of_something_else_is_told(tmp_path):
+def test_a_folder_of_something_else_is_reported(tmp_path):
     with pytest.raises(UserError, match=r"no readable config\.json"):
         compare(tmp_path)
     with pytest.raises(UserError, match=r"no outputs_MODE\.npz"):
@@ -165,7 +165,7 @@ def _without(_):
         ),
     ],
 )
-def test_files_and_arrays_that_are_lacking_or_not_understood_are_told(tmp_path, change, said):
+def test_files_and_arrays_that_are_lacking_or_not_understood_are_reported(tmp_path, change, said):
     arrays = "outputs_hard.npz" in said.replace("\\", "") or "hardest" in said
     folder = _copy(tmp_path, "outputs_hard.npz" if arrays else "trajectory_mean.json")
     change(folder)
@@ -197,8 +197,8 @@ def test_the_total_that_is_differentiated_is_of_the_choices_that_were_drawn():
     np.testing.assert_allclose(total, sum(losses[name][0] for name in parts), rtol=1e-5)
 
 
-def test_accelerators_are_asked_for_whole_float32(monkeypatch):
-    """On a CPU all precisions are one: seen is what is asked for while numbers are made."""
+def test_accelerators_compute_in_whole_float32(monkeypatch):
+    """On a CPU all precisions are one: this sees what is requested while numbers are made."""
     seen = []
 
     def spy(*args):

@@ -137,7 +137,7 @@ def without(name):
         ),
     ],
 )
-def test_names_and_shapes_that_do_not_fit_are_told(tensors, said, tmp_path):
+def test_names_and_shapes_that_do_not_fit_are_reported(tensors, said, tmp_path):
     folder = rewritten(tmp_path, tensors)
     with pytest.raises(UserError, match=said):
         read_params("bert", folder, bert_settings())
@@ -152,7 +152,7 @@ def test_names_and_shapes_that_do_not_fit_are_told(tensors, said, tmp_path):
         ({"mlp": 32}, "set --config.model.text.mlp=64"),
     ],
 )
-def test_another_size_is_told_with_its_setting(text, said):
+def test_another_size_is_reported_with_its_setting(text, said):
     with pytest.raises(UserError, match=said):
         read_params("bert", HF_BERT, bert_settings(**text))
 
@@ -173,7 +173,7 @@ def test_another_architecture_is_refused(key, value, tmp_path):
         read_params("bert", folder, bert_settings())
 
 
-def test_what_is_no_folder_of_weights_is_told(tmp_path):
+def test_what_is_no_folder_of_weights_is_reported(tmp_path):
     with pytest.raises(UserError, match=r"config\.json"):
         read_params("bert", tmp_path, bert_settings())
     with pytest.raises(UserError, match=r"nowhere .*: name the folder"):
@@ -193,7 +193,7 @@ def test_the_folder_says_what_it_holds(imported, tmp_path):
         import_weights("bert", HF_BERT, tmp_path / "out", bert_settings(), None)
 
 
-def test_another_vocabulary_is_told(tmp_path):
+def test_another_vocabulary_is_reported(tmp_path):
     """By the number of tokens; where the weights have a tokenizer, by the first that differs."""
     with pytest.raises(UserError, match=r"vocab_size is 120, but .*--config\.data\.tokenizer"):
         import_weights("bert", HF_BERT, tmp_path / "out", free(), tokenizer())

@@ -223,7 +223,7 @@ def test_the_names_are_accounted_for(tensors, imported):
     assert imported.params.keys() == whole
 
 
-def test_what_does_not_fit_is_told(folder, tensors, tmp_path):
+def test_what_does_not_fit_is_reported(folder, tensors, tmp_path):
     for changed, said in (
         ({"interactor": s.Interactor(1, W, HEADS, V_MLP, MLP)}, "model.interactor.blocks=2"),
         ({"interactor": s.Interactor(BLOCKS, 64, HEADS, V_MLP, MLP)}, "interactor.width=32"),

@@ -161,7 +161,7 @@ def test_job_sets_are_valid_and_end_or_restart_by_the_exit_code(name, values):
     ]
 
 
-def test_gpu_processes_are_told_where_to_find_each_other():
+def test_gpu_processes_learn_where_to_find_each_other():
     document = jobset("gke_jobset_gpu.yaml", GPU)
     (job,) = document["spec"]["replicatedJobs"]
     (container,) = job["template"]["spec"]["template"]["spec"]["containers"]

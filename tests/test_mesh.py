@@ -116,7 +116,7 @@ def test_on_a_pod_every_row_is_read(monkeypatch, sides, fsdp, tensor):
 @pytest.mark.parametrize(
     ("sizes", "axis"), [(Mesh(data=-1, fsdp=4), 0), (Mesh(data=1, fsdp=-1), 1)]
 )
-def test_slices_are_told_apart_by_one_axis(sizes, axis):
+def test_slices_are_distinguished_by_one_axis(sizes, axis):
     mesh = make_mesh(sizes, chips((4, 4, 1), slices=2))
     of_slice = np.moveaxis(of_chips(mesh, "slice_index").astype(int), axis, 0)
     half = len(of_slice) // 2
@@ -124,7 +124,7 @@ def test_slices_are_told_apart_by_one_axis(sizes, axis):
     assert (of_slice[half:] == 1).all()
 
 
-def test_slices_that_no_axis_divides_are_told():
+def test_slices_that_no_axis_divides_are_reported():
     with pytest.raises(UserError, match=r"the 2 slices must divide mesh\.data or mesh\.fsdp"):
         make_mesh(Mesh(data=1, fsdp=1, tensor=-1), chips((4, 4, 1), slices=2))
 

@@ -1,13 +1,13 @@
 """Faults of the public release that the `paper` preset does not have.
 
-Those that other files hold, each beside what it is about:
+Those that other files hold, each next to what it is about:
 
     padding leaks into the pooling         test_k3m: padding_never_changes_a_result,
                                            longer_padding_gives_the_same_embedding
     fusion is random at evaluation         test_k3m: evaluation_is_deterministic_…
     hard choices stay near chance          test_fusion: logits_are_not_squashed_…
     a batch of one crashes                 test_k3m: …_a_batch_of_one_works, and here
-    MOM is NaN with nothing masked         test_objectives: nothing_asked_for_costs_nothing_…
+    MOM is NaN with nothing masked         test_objectives: without_targets_the_loss_is_0_…
     more than 10 triples break a batch     test_pipeline: an_item_of_158_triples_…, test_k3m:
                                            more_triples_than_the_paper_ever_shows
 

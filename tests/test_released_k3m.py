@@ -122,13 +122,13 @@ def test_no_size_is_anyone_s_but_the_configuration_s(mode):
     assert outputs.pair_logits.shape == (4, 2, 2)
 
 
-def test_other_sizes_are_told_all_at_once_with_what_to_set():
+def test_other_sizes_are_reported_all_at_once_with_what_to_set():
     path = epath.Path("config.json")
     image = s.Image(front_end="regions", regions=6, feature_dim=10, classes=9)
     fitting = tiny_settings(model=model_settings(path, CONFIG, "mean"), image=image)
     check_config(path, CONFIG, fitting)
     theirs = CONFIG | {"intermediate_size": 44, "t_biattention_id": [1, 2, 6], "v_feature_size": 9}
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         check_config(path, theirs, fitting)
     for said in (
         "config.json: text.mlp is 44, but model.text.mlp is 40; ",
@@ -136,7 +136,7 @@ def test_other_sizes_are_told_all_at_once_with_what_to_set():
         "--config.model.text.mlp=44 --config.model.interactor.text_mlp=44 ",
         "'--config.model.interactor.text_layers=(1, 2, 6)' --config.image.feature_dim=9",
     ):
-        assert said in str(told.value)
+        assert said in str(raised.value)
 
 
 # -- any batch
@@ -176,7 +176,7 @@ def test_a_batch_of_one_and_whatever_it_lacks_gives_finite_losses(alone, absent)
                 batch[name][:] = 0
     product, losses, total = run(batch)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((product, losses, total)))
-    # One item alone has no false product to be told from.
+    # One item alone has no false product next to it.
     assert losses["structure"] == 0
     assert losses["mom"] > 0 or absent in ("picture", "all")
 

@@ -111,7 +111,7 @@ def test_a_released_checkpoint_is_imported_trained_evaluated_written_and_importe
         total = sum(values[f"{prefix}/{task}_loss"] for task in tasks)
         np.testing.assert_allclose(values[f"{prefix}/loss"], total, rtol=1e-5)
         assert 0 < total < 100
-    assert lines[0]["train/match_loss"] > 0  # beside the total, not in it
+    assert lines[0]["train/match_loss"] > 0  # next to the total, not in it
     assert lines[-1]["valid/floor/structure_loss"] == pytest.approx(np.log(2))
 
     trained, step = load_params(run, "latest", network, mesh)

@@ -28,8 +28,8 @@ def test_names_are_paths_and_any_reader_opens_the_file(tmp_path):
 
 def test_whoever_may_read_the_files_beside_it_may_read_it(tmp_path):
     write_weights(tmp_path / "w", {"a": np.zeros(1)}, {})
-    (tmp_path / "beside").touch()
-    assert (tmp_path / "w").stat().st_mode == (tmp_path / "beside").stat().st_mode
+    (tmp_path / "other").touch()
+    assert (tmp_path / "w").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_the_meta_of_another_writer_is_empty(tmp_path):
@@ -37,7 +37,7 @@ def test_the_meta_of_another_writer_is_empty(tmp_path):
     assert read_weights(tmp_path / "w")[1] == {}
 
 
-def test_what_is_no_such_file_is_told(tmp_path):
+def test_what_is_no_such_file_is_reported(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         read_weights(tmp_path / "w")
     (tmp_path / "w").write_bytes(b"weights")
