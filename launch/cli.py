@@ -16,6 +16,7 @@ import dataclasses
 import faulthandler
 import importlib
 import os
+import select
 import sys
 import textwrap
 import traceback
@@ -46,12 +47,13 @@ def run(main: Main) -> typing.NoReturn:
         code = _execute(main, sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:  # its reader, such as `head`, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
-        raise  # of another pipe
+        poll = select.poll()
+        poll.register(sys.stdout, 0)
+        if not poll.poll(0):
+            raise  # another pipe broke
+        # The reader, such as `head`, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     sys.exit(code)
 
 
