@@ -15,8 +15,6 @@ from k3m_jax.data.store.value_vocabulary import (
     Query,
     ValueVocabulary,
     normalised,
-    sample_other_property_values,
-    sample_query,
 )
 from k3m_jax.objectives.link_prediction import LinkPrediction, LinkTarget, energy
 from k3m_jax.settings import Lengths
@@ -32,7 +30,7 @@ RED, BLUE, GREEN = (VOCABULARY.id("colour", value) for value in ("red", "blue", 
 
 
 def query(triples, vocabulary=VOCABULARY, negatives=4, seed=0):
-    return sample_query(triples, vocabulary, negatives, np.random.default_rng(seed))
+    return vocabulary.sample_query(triples, negatives, np.random.default_rng(seed))
 
 
 def test_triples_are_queried_evenly_and_false_values_are_false_distinct_and_uniform():
@@ -72,7 +70,7 @@ def test_false_values_are_those_that_training_items_have(triples, target, false)
 
 
 def test_values_of_other_properties_are_none_of_the_queried_one():
-    found = sample_other_property_values(RED, VOCABULARY, 9, np.random.default_rng(0))
+    found = VOCABULARY.sample_other_property_values(RED, 9, np.random.default_rng(0))
     assert sorted(found) == [("colour", "wool"), ("colour", "x")]
 
 

@@ -114,8 +114,7 @@ class StructureAggregation(nn.Module):
         `c* = residual(c)`.
         """
         heads, D = self.sizes.heads, c.shape[-1]
-        parts = (x.astype(self.dtype) for x in (jnp.broadcast_to(c[:, None], p.shape), p, v))
-        triples = jnp.stack(list(parts), -2)  # [B, X, 3, D]
+        triples = jnp.stack([jnp.broadcast_to(c[:, None], p.shape), p, v], -2)  # [B, X, 3, D]
         axes = ("parts", "embed", "structure_heads", "width")
         t = dense((heads, D), axes, self.dtype, "w1", inputs=2)(triples)
         attention = layers.masked_softmax(self.scores(t), mask[:, None, :], axis=-1)

@@ -9,13 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from k3m_jax.data.records import ItemView
-from k3m_jax.data.store.value_vocabulary import (
-    UNKNOWN,
-    Query,
-    normalised,
-    sample_other_property_values,
-    sample_query,
-)
+from k3m_jax.data.store.value_vocabulary import UNKNOWN, Query, normalised
 from k3m_jax.modalities.base import Array, Row
 from k3m_jax.modalities.knowledge import CandidateTexts
 from k3m_jax.objectives import base
@@ -82,10 +76,10 @@ class LinkPrediction(base.Objective):
             ids = [index for (name, _), index in named if normalised(name) == queried]
             # Among a hundred candidates are values of other properties, too (docs/tasks.md).
             own = -(-false // 2)
-        if (query := sample_query(ids, vocabulary, own, rng)) is None:
+        if (query := vocabulary.sample_query(ids, own, rng)) is None:
             return LinkTarget(None, None, facts), contents
         lacking = 0 if queried is None else false - len(query.false)
-        others = sample_other_property_values(query.target, vocabulary, lacking, rng)
+        others = vocabulary.sample_other_property_values(query.target, lacking, rng)
         terms, pairs = hiding.tokenizer.encode_term, vocabulary.pairs
         answer = [*map(terms, pairs[query.target])]
         left = [t for t in contents["knowledge"] if vocabulary.id(*t) != query.target]

@@ -66,8 +66,8 @@ class MaskedObject(base.Objective):
         return {"region_hidden": hidden, "mom_weights": targets, **classes}, encoded
 
     def describe(self, row: Row, tokenizer: Any, group: Sequence[str]) -> str:
-        hidden = int(row["region_hidden"].sum())
-        return f"{super().describe(row, tokenizer, group)}, {hidden} regions hidden"
+        targets, hidden = int(row["mom_weights"].sum()), int(row["region_hidden"].sum())
+        return f"{targets} targets, {hidden} regions hidden" if targets else "nothing"
 
     def sums(self, outputs: Any, batch: Batch, key: jax.Array | None) -> dict[str, Sum]:
         prediction, weights = outputs.mom_prediction, batch["mom_weights"]

@@ -1,7 +1,6 @@
 """One step of a run, as a pure function of arrays."""
 
 import functools
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,6 @@ from k3m_jax.objectives.base import Batch, Sum, safe_ratio
 from k3m_jax.training.optimizer import learning_rate, make_optimizer
 
 Metrics = dict[str, jax.Array]
-Sums = Mapping[str, Sum]
 
 
 class State(NamedTuple):
@@ -47,7 +45,7 @@ def train_step(
     whole = objectives.target_weights(active, batch)
     temperature = gumbel_temperature(network, state.step)
 
-    def loss(params: Params, micro: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
+    def loss(params: Params, micro: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, Sum]]:
         noise, negatives = jax.random.split(key)
         outputs = network.apply(params, micro, temperature=temperature, key=noise)
         sums = objectives.sums(active, outputs, micro, negatives)
@@ -55,8 +53,8 @@ def train_step(
 
     differentiate = jax.grad(loss, has_aux=True)
 
-    def add(gradient: Params, micro_and_key: tuple[Batch, jax.Array]) -> tuple[Params, Sums]:
-        part, sums = differentiate(state.params, *micro_and_key)
+    def add(gradient: Params, micro: tuple[Batch, jax.Array]) -> tuple[Params, dict[str, Sum]]:
+        part, sums = differentiate(state.params, *micro)
         return jax.tree.map(jnp.add, gradient, part), sums
 
     key = jax.random.fold_in(jax.random.key(seed), state.step)

@@ -20,6 +20,14 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+class Query(NamedTuple):
+    """A triple to predict; all are ids of the value vocabulary."""
+
+    target: int
+    known: tuple[int, ...]  # all values of its property that are true of the item, ascending
+    false: tuple[int, ...]  # false values of the property; fewer than wanted where few exist
+
+
 class ValueVocabulary:
     """Every (property, value) pair of the data, numbered so that a property's values are adjacent.
 
@@ -74,48 +82,38 @@ class ValueVocabulary:
         """Ids [start, end) of those values of a property that training items have."""
         return self._ranges[normalised(name)][:2]
 
+    def sample_query(
+        self, triples: Sequence[int], negatives: int, rng: np.random.Generator
+    ) -> Query | None:
+        """Draws the triple of an item to query, by the ids of its `triples`; None without any.
 
-class Query(NamedTuple):
-    """A triple to predict; all are ids of the value vocabulary."""
+        False values are drawn, without replacement, among those of training items: one that only
+        held-out items have would never be seen as true, and the model would learn to rule it out.
+        """
+        askable = [index for index in triples if index != UNKNOWN]
+        if not askable:
+            return None
+        target = askable[rng.integers(len(askable))]
+        name, _ = self.pairs[target]
+        start, end = self.range(name)
+        known = tuple(sorted({index for index in askable if start <= index < end}))
+        start, end = self.train_range(name)
+        true = [index for index in known if start <= index < end]
+        others = end - start - len(true)
+        false = start + rng.choice(others, min(negatives, others), replace=False) if others else []
+        # Drawn as if the true ones were not there, then stepped over, in ascending order.
+        for index in true:
+            false = [f + (f >= index) for f in false]
+        return Query(target, known, tuple(map(int, false)))
 
-    target: int
-    known: tuple[int, ...]  # all values of its property that are true of the item, ascending
-    false: tuple[int, ...]  # false values of the property; fewer than wanted where few exist
-
-
-def sample_query(
-    triples: Sequence[int], table: ValueVocabulary, negatives: int, rng: np.random.Generator
-) -> Query | None:
-    """Draws the triple of an item to query, by the ids of its `triples`; None where it has none.
-
-    False values are drawn, without replacement, among those of training items: one that only
-    held-out items have would never be seen as true, and the model would learn to rule it out.
-    """
-    askable = [index for index in triples if index != UNKNOWN]
-    if not askable:
-        return None
-    target = askable[rng.integers(len(askable))]
-    name, _ = table.pairs[target]
-    start, end = table.range(name)
-    known = tuple(sorted({index for index in askable if start <= index < end}))
-    start, end = table.train_range(name)
-    true = [index for index in known if start <= index < end]
-    others = end - start - len(true)
-    false = start + rng.choice(others, min(negatives, others), replace=False) if others else []
-    # Drawn as if the true ones were not there, then stepped over, in ascending order.
-    for index in true:
-        false = [f + (f >= index) for f in false]
-    return Query(target, known, tuple(map(int, false)))
-
-
-def sample_other_property_values(
-    target: int, table: ValueVocabulary, count: int, rng: np.random.Generator
-) -> list[tuple[str, str]]:
-    """Draws at most `count` pairs of the queried property and a value that others alone have."""
-    name, _ = table.pairs[target]
-    drawn = (table.pairs[index][1] for index in rng.integers(len(table), size=4 * count))
-    found = {normalised(value): (name, value) for value in drawn}
-    return [pair for pair in found.values() if table.id(*pair) == UNKNOWN][:count]
+    def sample_other_property_values(
+        self, target: int, count: int, rng: np.random.Generator
+    ) -> list[tuple[str, str]]:
+        """Draws at most `count` pairs of the queried property and a value of others alone."""
+        name, _ = self.pairs[target]
+        drawn = (self.pairs[index][1] for index in rng.integers(len(self), size=4 * count))
+        found = {normalised(value): (name, value) for value in drawn}
+        return [pair for pair in found.values() if self.id(*pair) == UNKNOWN][:count]
 
 
 def _most_frequent(spellings: Mapping[str, int]) -> str:
