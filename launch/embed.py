@@ -29,6 +29,7 @@ class Flags:
     input: str = required("folder of the products")
     output: str = required(".npz to write")
     region_features: str = option("", "a detector's regions, see docs/data.md")
+    backbone_folder: str = option("", "where the model's frozen eyes are, if not at their own name")
     workers: int = option(os.cpu_count(), "processes that read; 0: none but this one")
 
 
@@ -39,7 +40,7 @@ def main(flags: Flags) -> None:
     if output.suffix != ".npz" or output.is_dir() or not there:
         raise UserError(f"--output: {flags.output} is not an .npz in a folder that exists")
     report = embed_dump(
-        from_pretrained(flags.model),
+        from_pretrained(flags.model, flags.backbone_folder),
         open_catalog(flags.format, flags.input),
         output,
         region_features=flags.region_features,

@@ -149,8 +149,8 @@ def test_a_record_of_raw_regions():
         ("patches", {"triples": [("colour",)]}, "wrong_type: triples"),
         ("patches", {"titel": "red"}, "unknown key 'titel'"),
         ("patches", {"images": ["a.jpg"]}, "unknown key 'images'"),
-        ("patches", {"regions": {}}, "looks at patches"),
-        ("regions", {"picture": b""}, "looks at regions"),
+        ("patches", {"regions": {}}, "are for a model of regions"),
+        ("regions", {"picture": b"", "regions": {}}, "without a picture"),
         ("regions", {"regions": {"boxes": [[0, 0, 1, 1]]}}, "bad_regions"),
     ],
 )

@@ -17,10 +17,33 @@ QUALITY = 90  # of the stored JPEG
 def shrink(data: bytes, size: int, *, square: bool) -> bytes:
     """The picture as a JPEG of at most `size` pixels a side, ready to be stored.
 
-    Turned upright, on white where transparent, an animation's first frame. `square` letterboxes it
-    on white to `size` x `size`; else it keeps its aspect, so that boxes given as shares still fit.
+    `square` letterboxes it on white to `size` x `size`; else it keeps its aspect, so that boxes
+    given as shares still fit. Raises InvalidRecordError: bad_picture, too_large_picture.
+    """
+    image = upright(data, size)
+    sides = tuple(max(1, round(side * (size / max(image.size)))) for side in image.size)
+    image = image.resize(sides, Image.Resampling.LANCZOS, reducing_gap=3)
+    if square:
+        image = ImageOps.pad(image, (size, size), color="white")
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=QUALITY)
+    return out.getvalue()
+
+
+def squeeze(data: bytes, size: int) -> np.ndarray:
+    """All of the picture as a square, whatever its aspect: uint8 [size, size, 3].
 
     Raises InvalidRecordError: bad_picture, too_large_picture.
+    """
+    image = upright(data, size)
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3))
+
+
+def upright(data: bytes, size: int) -> Image.Image:
+    """The picture, turned upright, on white where transparent, an animation's first frame.
+
+    A JPEG is decoded no larger than it takes to shrink it to `size` pixels a side. Raises
+    InvalidRecordError: bad_picture, too_large_picture.
     """
     if len(data) > MAX_BYTES:
         raise InvalidRecordError("too_large_picture", f"{len(data)} bytes; at most {MAX_BYTES}")
@@ -33,7 +56,7 @@ def shrink(data: bytes, size: int, *, square: bool) -> bytes:
                 raise InvalidRecordError("too_large_picture", detail)
             image.draft("RGB", (2 * size, 2 * size))  # a JPEG decodes straight to a smaller size
             image.load()
-            image = _on_white(ImageOps.exif_transpose(image))
+            return _on_white(ImageOps.exif_transpose(image))
     except InvalidRecordError:
         raise
     except Exception as error:  # decoders of broken files raise nearly anything
@@ -41,13 +64,6 @@ def shrink(data: bytes, size: int, *, square: bool) -> bytes:
         unknown = isinstance(error, UnidentifiedImageError)  # its words name an address in memory
         detail = f"none of {', '.join(FORMATS)}" if unknown else f"{type(error).__name__}: {error}"
         raise InvalidRecordError("too_large_picture" if bomb else "bad_picture", detail) from error
-    sides = tuple(max(1, round(side * (size / max(image.size)))) for side in image.size)
-    image = image.resize(sides, Image.Resampling.LANCZOS, reducing_gap=3)
-    if square:
-        image = ImageOps.pad(image, (size, size), color="white")
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=QUALITY)
-    return out.getvalue()
 
 
 def decode(picture: bytes) -> np.ndarray:

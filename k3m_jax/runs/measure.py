@@ -10,6 +10,7 @@ from typing import Any
 from etils import epath
 
 from k3m_jax.data.build.local import BuildArguments, build
+from k3m_jax.data.catalog.readers import open_catalog
 from k3m_jax.data.input.pipeline import Inputs, open_inputs
 from k3m_jax.data.store.shards import ShardSet, open_shards
 from k3m_jax.data.store.value_vocabulary import ValueVocabulary
@@ -18,6 +19,8 @@ from k3m_jax.evaluation.evaluator import Evaluator
 from k3m_jax.evaluation.report import ExternalDataInfo, Report
 from k3m_jax.model.network import Network
 from k3m_jax.parallel.mesh import make_mesh
+from k3m_jax.pretrained.vision import open_identical
+from k3m_jax.pretrained.vision.extraction import BATCH, extract
 from k3m_jax.runs.task_evaluation import TaskEvaluation
 from k3m_jax.settings import Corruption, Data, Settings, Task, UserError
 from k3m_jax.training.checkpoints import Meta, Which, load_params
@@ -136,7 +139,9 @@ def open_source(source: str, own: ShardSet, workdir: epath.Path) -> ShardSet:
             return open_shards(folder)
         except UserError as error:
             raise UserError(f"{folder} holds neither {PRODUCTS} nor shards: {error}") from error
-    if own.info.front_end != "patches":
+    target = workdir / "catalogues" / digest(source, own.info.fingerprint)
+    regions = own.info.front_end == "regions"
+    if regions and not own.info.backbone.model:
         raise UserError(
             f"{source} is a catalog without region features, and the run reads regions: name "
             "shards, python -m launch.build_shards --front_end=regions"
@@ -144,13 +149,24 @@ def open_source(source: str, own: ShardSet, workdir: epath.Path) -> ShardSet:
     arguments = BuildArguments(
         "jsonl",
         source,
-        str(workdir / "catalogues" / digest(source, own.info.fingerprint)),
+        str(target),
         image_size=own.info.image_size,
-        patch_size=own.info.patch_size,
         vocabulary_size=0,  # the run has its own
-        codebook=str(own.folder),
+        **(
+            {
+                "front_end": "regions",
+                "region_features": str(target / "region_features"),
+                "top_classes": own.info.top_classes,
+            }
+            if regions
+            else {"patch_size": own.info.patch_size, "codebook": str(own.folder)}
+        ),
     )
     if not arguments.folder.exists():
+        if regions:
+            folder = pathlib.Path(arguments.region_features)
+            catalog = open_catalog(arguments.format, source)
+            extract(open_identical(own.info.backbone), catalog, folder, BATCH, workers=0)
         # Another process may build it meanwhile: a folder gets its name when it is whole.
         with contextlib.suppress(FileExistsError):
             return build(arguments)

@@ -4,6 +4,8 @@ import collections
 import dataclasses
 import itertools
 import json
+import pathlib
+import tempfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,6 +18,7 @@ from k3m_jax.data.catalog.readers import CatalogReader
 from k3m_jax.data.catalog.region_features import RegionReader
 from k3m_jax.data.records import Product, Record, RejectedLine
 from k3m_jax.data.workers import ordered_map
+from k3m_jax.pretrained.vision.extraction import BATCH, extract
 from k3m_jax.serving.product_model import ProductModel
 from k3m_jax.settings import Image, UserError
 
@@ -32,9 +35,15 @@ def embed_dump(
 
     `output` is an .npz with `ids` [N] and `vectors` float32 [N, D] in the dump's order; the rejects
     are written next to it. `region_features`, a detector's, are for a model that looks at regions
-    (docs/data.md); UserError where they don't fit it. `workers` processes read; 0 is this one.
+    (docs/data.md); without them its own frozen model looks at the pictures first. UserError where
+    they don't fit it, or that can't be opened. `workers` processes read; 0 is this one.
     """
-    build = _record_builder(catalog, model.network.settings.image, region_features)
+    image = model.network.settings.image
+    if image.front_end == "regions" and not region_features:
+        with tempfile.TemporaryDirectory() as folder:
+            extract(model.backbone, catalog, pathlib.Path(folder), BATCH, workers)
+            return embed_dump(model, catalog, output, region_features=folder, workers=workers)
+    build = _record_builder(catalog, image, region_features)
     active = modalities.active(model.network.settings)
     ids, rejects = {}, []
     missing = collections.Counter({modality.name: 0 for modality in active})
@@ -72,9 +81,8 @@ def embed_dump(
 
 def _record_builder(catalog: CatalogReader, image: Image, region_features: str) -> RecordBuilder:
     """What makes records as the model wants them, without classes: these serve training alone."""
-    if (image.front_end == "regions") != bool(region_features):
-        of = f"the model looks at {image.front_end}"
-        raise UserError(f"--region_features: {of}; regions need them, patches do not take them")
+    if region_features and image.front_end == "patches":
+        raise UserError("--region_features: the model looks at patches, and takes none")
     build = RecordBuilder(catalog, image.side, image.patch_size)
     if not region_features:
         return build

@@ -141,6 +141,11 @@ def write_preprocessing(folder: pathlib.Path, chosen: Settings) -> list[str]:
 
 def portable(chosen: Settings) -> Settings:
     """Settings without what means nothing elsewhere: paths of data and weights, the mesh, …"""
+    name = pathlib.PurePath(chosen.image.backbone.model).name  # of a folder of this machine
+    if pathlib.Path(chosen.image.backbone.model).exists():
+        backbone = dataclasses.replace(chosen.image.backbone, model=name)
+        image = dataclasses.replace(chosen.image, backbone=backbone)
+        chosen = dataclasses.replace(chosen, image=image)
     return dataclasses.replace(
         chosen,
         init_from="",

@@ -14,8 +14,7 @@ import numpy as np
 from etils import epath
 
 from k3m_jax import modalities
-from k3m_jax.data.build.record_builder import MAX_REGIONS
-from k3m_jax.data.catalog.region_features import make_regions
+from k3m_jax.data.catalog.region_features import make_regions, region_limit
 from k3m_jax.data.input.batch import Batch, BatchLayout, ExampleBuilder
 from k3m_jax.data.input.tokenizer import Tokenizer
 from k3m_jax.data.records import ItemView, Product, Record
@@ -25,6 +24,7 @@ from k3m_jax.modalities.knowledge import CANDIDATE_ARRAYS, CandidateTexts
 from k3m_jax.modalities.picture import Picture
 from k3m_jax.model.network import Network, Params
 from k3m_jax.objectives.link_prediction import LinkPrediction, energy
+from k3m_jax.pretrained.vision import VisionBackbone, open_identical
 from k3m_jax.pretrained.weights_file import WEIGHTS, fit, read_weights
 from k3m_jax.settings import Settings, UserError
 from k3m_jax.settings.presets import PRESETS
@@ -80,8 +80,14 @@ def functions(network: Network) -> dict[str, tuple[Callable[..., jax.Array], tup
 class ProductModel:
     """A pretrained K3M, see `from_pretrained`: `network`, `params`, `tokenizer` and `width`, D."""
 
-    def __init__(self, network: Network, params: Params, tokenizer: Tokenizer):
-        """Places `params` on the default device; functions are compiled at their first use."""
+    def __init__(
+        self, network: Network, params: Params, tokenizer: Tokenizer, backbone_folder: str = ""
+    ):
+        """Places `params` on the default device; functions are compiled at their first use.
+
+        `backbone_folder` is where the frozen model of its regions is, if not at its own name.
+        """
+        self._backbone_folder = backbone_folder
         settings = network.settings
         self.network, self.tokenizer = network, tokenizer
         self.params, self.width = jax.device_put(params), settings.model.text.width
@@ -102,7 +108,7 @@ class ProductModel:
 
         Args:
           id: for error messages, UserErrors about unknown keys, wrong types and broken pictures.
-          picture: the bytes of a picture's file, for a model of patches.
+          picture: the bytes of a picture's file; a model of regions needs its `backbone` for it.
           regions: the raw arrays of `data.catalog.region_features`, for a model of regions.
           **parts: the other modalities under their keys of a catalog: `title`, a text; `triples`,
             (property, value) pairs; … Any part may be None or empty: absent.
@@ -111,13 +117,18 @@ class ProductModel:
         if unknown := parts.keys() - keys:
             known = ", ".join(sorted(keys | {"picture", "regions"}))
             raise UserError(f"record {id!r}: unknown key {min(unknown)!r}; there are {known}")
-        if (regions if self._image.front_end == "patches" else picture) is not None:
-            raise UserError(f"record {id!r}: the model looks at {self._image.front_end} alone")
+        if regions is not None and (picture is not None or self._image.front_end == "patches"):
+            raise UserError(f"record {id!r}: regions are for a model of regions, without a picture")
         tools = types.SimpleNamespace(picture=lambda path, item: self._stored(picture, regions))
         try:
             return Product.parse({**parts, "id": id, "images": ["picture"]}).record(tools)
         except InvalidRecordError as error:
             raise UserError(f"record {id!r}: {error.reason}: {error.detail}") from error
+
+    @functools.cached_property
+    def backbone(self) -> VisionBackbone:
+        """The frozen model that makes regions of pictures; UserError where it can't be opened."""
+        return open_identical(self._image.backbone, self._backbone_folder)
 
     def arrays(self, records: Sequence[Record], rows: int, first: int = 0) -> dict[str, np.ndarray]:
         """`BatchLayout.products` of records, filled up to `rows`; errors count from `first` on."""
@@ -178,17 +189,22 @@ class ProductModel:
         return scores
 
     def _stored(self, picture: bytes | None, regions: Mapping[str, Any] | None) -> Picture:
-        if picture:
+        if picture and self._image.front_end == "patches":
             return Picture(pixels.shrink(picture, self._image.side, square=True))
+        if picture:
+            size = self.backbone.identity.size
+            (regions,) = self.backbone(pixels.squeeze(picture, size)[None])
         raw = {name: np.asarray(array) for name, array in (regions or {}).items()}
-        found = make_regions(raw, MAX_REGIONS, self._image.top_classes) if raw else None
+        limit = region_limit(self._image.backbone)
+        found = make_regions(raw, limit, self._image.top_classes) if raw else None
         return found or Picture()
 
 
-def from_pretrained(folder: epath.PathLike) -> ProductModel:
+def from_pretrained(folder: epath.PathLike, backbone_folder: str = "") -> ProductModel:
     """Opens a folder, local or remote, that `python -m launch.export` wrote.
 
-    Raises UserError: there is none, of a newer format, or something in it is missing or changed.
+    `backbone_folder` is where the frozen model of its regions is, if not at its own name. Raises
+    UserError: there is none, of a newer format, or something in it is missing or changed.
     """
     folder = epath.Path(folder)
     path, tokenizer, weights = (folder / name for name in (CONFIG, TOKENIZER, WEIGHTS))
@@ -207,7 +223,7 @@ def from_pretrained(folder: epath.PathLike) -> ProductModel:
         raise UserError(f"{tokenizer} is not the one that was exported: export the model again")
     network = Network(Settings.from_config(chosen))
     params = fit(read_weights(weights)[0], network, weights)
-    return ProductModel(network, params, Tokenizer.load(folder))
+    return ProductModel(network, params, Tokenizer.load(folder), backbone_folder)
 
 
 def _rows(count: int) -> int:

@@ -37,6 +37,16 @@ class Lengths:
 
 
 @dataclasses.dataclass(frozen=True)
+class Backbone:
+    """Which frozen vision model made the region features, and how; filled in from the data set."""
+
+    model: str = option("", "its name or folder, as in launch.extract_regions; empty: not known")
+    weights: str = option("", "fingerprint of its weights")
+    size: NonNegativeInt = option(0, "pixels a side of the picture that it saw")
+    grid: NonNegativeInt = option(0, "cells a side; 0: boxes of a detector")
+
+
+@dataclasses.dataclass(frozen=True)
 class Image:
     """What a picture is cut into."""
 
@@ -46,6 +56,7 @@ class Image:
     feature_dim: PositiveInt = option(2048, "width of a detector's region feature")
     classes: NonNegativeInt = option(0, "C, of detector or visual codebook; 0: the data set's")
     top_classes: PositiveInt = option(8, "c: most probable classes kept of each region")
+    backbone: Backbone = Backbone()
 
     @property
     def input_dim(self) -> int:

@@ -36,7 +36,7 @@ from k3m_jax.data.store import codebook as codebooks
 from k3m_jax.data.store import shards
 from k3m_jax.data.store.pairs import read_pairs, resolve_pairs
 from k3m_jax.data.workers import ordered_map
-from k3m_jax.settings import UserError, schema
+from k3m_jax.settings import Backbone, UserError, schema
 from k3m_jax.settings.schema import Fraction, NonNegativeInt, PositiveInt, option, required
 
 SAMPLED = 1000  # train products that the codebook and the sizes of regions are taken from
@@ -113,17 +113,20 @@ class Build:
         splitting = Splitting(a.valid_fraction, a.fold, a.folds)
         self.rejects: list[RejectedLine] = []
         self._usable = collections.Counter[str]()  # lines by split
-        # Those of train whose ids have the smallest hashes: the same in any order of lines.
-        sample = [product for _, product in heapq.nsmallest(SAMPLED, self._scan(splitting))]
+        # Those whose ids have the smallest hashes, of train first: the same in any order of lines.
+        sample = heapq.nsmallest(SAMPLED, self._scan(splitting))
         self.splits = sorted(self._usable, key=lambda s: (s != "train", s != "valid", s))
-        if not self.splits or ("train" not in self.splits and not a.codebook):
-            wanted = "" if a.codebook else " for the train split"
+        evaluated = a.codebook or (a.front_end == "regions" and not a.vocabulary_size)
+        if not self.splits or ("train" not in self.splits and not evaluated):
+            wanted = "" if evaluated else " for the train split"
             raise UserError(f"{a.input} has no usable record{wanted}{_reasons(self.rejects)}")
         builder = RecordBuilder(self.catalog, a.image_size, a.patch_size, splitting=splitting)
         if a.front_end == "regions":
-            regions = RegionReader(a.region_features, (p.id for p in sample), a.top_classes)
+            ids = (product.id for _, product in sample)
+            regions = RegionReader(a.region_features, ids, a.top_classes)
             self.builder = dataclasses.replace(builder, regions=regions)
         else:
+            sample = [product for (later, _), product in sample if not later]
             self.builder = dataclasses.replace(builder, codebook=self._codebook(sample, builder))
 
     def files(self) -> Mapping[str, list[Callable[[], Examples]]]:
@@ -193,6 +196,7 @@ class Build:
             regions=regions,
             classes=classes,
             sizes=dict(found.sizes),
+            backbone=self.builder.regions.backbone if self.builder.regions else Backbone(),
             products={split: found.products[split] for split in self.splits},
             missing=dict(found.missing),
             repaired=dict(sorted(found.repaired.items())),
@@ -204,8 +208,8 @@ class Build:
         )
         (folder / shards.BUILD_INFO).write_text(json.dumps(dataclasses.asdict(info), indent=1))
 
-    def _scan(self, splitting: Splitting) -> Iterator[tuple[bytes, Product]]:
-        """Makes the first pass; gives the products of train, with the hashes of their ids."""
+    def _scan(self, splitting: Splitting) -> Iterator[tuple[tuple[bool, bytes], Product]]:
+        """Makes the first pass; gives products, with whether not of train and their id's hash."""
         ids = set[bytes]()  # hashes: all of them must fit into memory
         for raw in tqdm(self.catalog.lines(), "reading", unit=" records"):
             line = self.catalog.read(raw)
@@ -219,8 +223,7 @@ class Build:
                 continue
             ids.add(key)
             self._usable[split := splitting(line)] += 1
-            if split == "train":
-                yield key, line
+            yield (split != "train", key), line
 
     def _codebook(self, sample: Sequence[Product], builder: RecordBuilder) -> codebooks.Codebook:
         a = self._arguments

@@ -13,15 +13,13 @@ from typing import Any, Self
 import numpy as np
 
 from k3m_jax.data.catalog.readers import CatalogReader, RawLine
-from k3m_jax.data.catalog.region_features import RegionReader
+from k3m_jax.data.catalog.region_features import RegionReader, region_limit
 from k3m_jax.data.input.tokenizer import count_words
 from k3m_jax.data.records import InvalidRecordError, Product, Record, RejectedLine, Splitting
 from k3m_jax.data.store import codebook as codebooks
 from k3m_jax.data.store.pairs import PairedItem
 from k3m_jax.modalities import REGISTRY, pixels
 from k3m_jax.modalities.picture import Layout, Picture
-
-MAX_REGIONS = 36  # of a picture, the most confident ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +70,8 @@ class RecordBuilder:
         """
         jpeg = self.jpeg(path)
         if self.regions:
-            return dataclasses.replace(self.regions.read(item, MAX_REGIONS), jpeg=jpeg)
+            found = self.regions.read(item, region_limit(self.regions.backbone))
+            return dataclasses.replace(found, jpeg=jpeg)
         return Picture(jpeg, self.codebook and self.codebook.assign(self._patches(jpeg)))
 
     def view(self, path: str) -> bytes:

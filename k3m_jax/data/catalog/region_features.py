@@ -10,6 +10,7 @@ import base64
 import contextlib
 import functools
 import hashlib
+import json
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -22,11 +23,13 @@ from numpy.lib.npyio import NpzFile  # np.load would take other files for one
 from k3m_jax.data.catalog.readers import inside
 from k3m_jax.data.records import InvalidRecordError
 from k3m_jax.modalities.picture import Picture
-from k3m_jax.settings import UserError
+from k3m_jax.settings import Backbone, UserError
 
 COLUMNS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features", "cls_prob")
 REQUIRED = ("image_w", "image_h", "boxes", "features")
 ARRAYS = (*REQUIRED, "cls_prob", "objects")
+MAX_REGIONS = 36  # of a picture, the most confident ones; of a grid all
+PROGRESS = "extraction.json"  # of launch.extract_regions, in its folder
 BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 Raw = Mapping[str, np.ndarray]
 
@@ -42,7 +45,8 @@ class RegionSizes(NamedTuple):
 class RegionReader:
     """The regions of pictures in a .tsv, a .npz or a folder of .npz; pickles.
 
-    `sizes` are those of the first usable picture; all others must agree with it.
+    `sizes` are those of the first usable picture; all others must agree with it. `backbone` made
+    the regions, if it is known.
     """
 
     def __init__(self, path: epath.PathLike, items: Iterable[str], top_classes: int):
@@ -51,6 +55,9 @@ class RegionReader:
         Raises UserError: the path is none of the three, or holds regions of none of the items.
         """
         self._find = _open(epath.Path(path))
+        progress, self.backbone = epath.Path(path) / PROGRESS, Backbone()
+        if progress.exists():
+            self.backbone = Backbone(**json.loads(progress.read_text())["backbone"])
         first = None
         for item in items:
             first = first or item
@@ -82,6 +89,11 @@ class RegionReader:
         except BROKEN as error:
             detail = f"{item}: {type(error).__name__}: {error}"
             raise InvalidRecordError("bad_regions", detail) from error
+
+
+def region_limit(backbone: Backbone) -> int:
+    """How many regions of a picture are kept: of a grid all, and the whole picture."""
+    return max(MAX_REGIONS, backbone.grid**2 + 1)
 
 
 def make_regions(raw: Raw, limit: int, top_classes: int) -> Picture | None:

@@ -48,6 +48,9 @@ class Inputs(NamedTuple):
         if (task := settings.task).downstream:
             task = tasks.find(task.name).resolve(task, self.shard_sets, settings.data.train_split)
             settings = dataclasses.replace(settings, task=task)
+        made = [s.info.backbone for s in self.shard_sets if s.info.backbone.model]
+        image = dataclasses.replace(settings.image, backbone=(*made, settings.image.backbone)[0])
+        settings = dataclasses.replace(settings, image=image)
         settings = settings.resolved(vocabulary=self.tokenizer.size, classes=classes)
         for name, array in BatchLayout.of(settings).arrays.items():
             if name.endswith("_tokens") and array.shape[-1] > settings.model.positions:
@@ -89,6 +92,9 @@ def validate_sources(settings: Settings, shard_sets: Sequence[ShardSet]) -> None
     if len({s.info.classes for s in pictured if s.info.top_classes > 1}) > 1:
         folders = ", ".join(str(shards.folder) for shards in pictured)
         raise UserError(f"data.sources have regions of different detectors: {folders}")
+    made = {s.info.backbone for s in pictured} | {image.backbone}
+    if len(known := {backbone for backbone in made if backbone.model}) > 1:
+        raise UserError(f"regions of different frozen models don't mix: {sorted(map(str, known))}")
     if not count_classes(shard_sets) and mom.variant == "kl" and mom.weight:
         lacking = f"the regions of {pictured[0].folder} have no class distribution"
         raise UserError(f"objectives.mom.variant is 'kl', but {lacking}: 'regression' or 'nce' do")

@@ -23,7 +23,7 @@ from k3m_jax.data.store.pairs import Pair, stored_pairs, stored_views
 from k3m_jax.modalities import REGISTRY
 from k3m_jax.modalities.base import Feature
 from k3m_jax.modalities.picture import Layout
-from k3m_jax.settings import UserError
+from k3m_jax.settings import Backbone, UserError
 
 NAME, FORMAT_VERSION = "k3m_products", "2.0.0"
 BUILD_INFO, VALUES, REJECTS = "build.json", "values.json", "rejects.jsonl"
@@ -53,6 +53,7 @@ class BuildInfo:
     arguments: Mapping[str, Any]  # that the data set was built with
     pairs: Mapping[str, int] = dataclasses.field(default_factory=dict)  # labelled, by split
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)  # the modalities' largest
+    backbone: Backbone = Backbone()  # that made the regions, if it is known
 
     @property
     def layout(self) -> Layout:
@@ -62,7 +63,8 @@ class BuildInfo:
     @classmethod
     def read(cls, folder: epath.PathLike) -> "BuildInfo":
         """Reads build.json."""
-        return cls(**json.loads((epath.Path(folder) / BUILD_INFO).read_text()))
+        info = json.loads((epath.Path(folder) / BUILD_INFO).read_text())
+        return cls(**{**info, "backbone": Backbone(**info.get("backbone", {}))})
 
 
 class ProductsBuilder:
