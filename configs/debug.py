@@ -17,7 +17,7 @@ def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.training.update(
         steps=20, batch=16, accumulation=1, log_every=1, eval_every=10, checkpoint_every=5
     )
-    config.evaluation.update(batch=16, products=64)
+    config.evaluation.update(batch=16, products=64, stability=32)
     config.data.workers = 0
     if config.mesh.fsdp > 1:  # a pod's: take the devices that there are
         config.mesh.update(fsdp())

@@ -3,10 +3,11 @@
   python -m launch.evaluate --workdir=runs/first [--checkpoint=best] [--split=valid]
   python -m launch.evaluate --workdir=runs/first --corruption=TNR80
 
-Writes evaluation-SPLIT.json and .md, the printed table, and curves.png into the run's folder; with
-80 % of the titles corrupted, evaluation-SPLIT-TNR80 (docs/robustness.md); of a fine-tuned run,
-evaluation-TASK-SPLIT (docs/tasks.md); on other products, a digest of them ends the names. What the
-run was trained on must be there, too. Several processes: docs/distributed.md.
+Writes evaluation-SPLIT.json and .md, the printed table, and curves.png into the run's folder; of a
+pretrained run also stability-SPLIT, and with 80 % of the titles corrupted evaluation-SPLIT-TNR80
+alone (docs/robustness.md); of a fine-tuned run, evaluation-TASK-SPLIT (docs/tasks.md); on other
+products, a digest of them ends the names. What the run was trained on must be there, too. Several
+processes: docs/distributed.md.
 """
 
 import dataclasses
@@ -44,10 +45,13 @@ def main(flags: Flags) -> None:
         mesh = run_flags.mesh(flags.mesh) if flags.mesh else run.mesh
         settings = dataclasses.replace(run, data=data, mesh=mesh)
         how = {"split": split, "corruptions": [corrupt], "sources": flags.sources}
-        (report,) = measure_run(settings, meta, workdir, which, **how)
-        if distributed.is_lead_process():
-            draw_curves({"": read_metrics(workdir / METRICS)}, workdir / "curves.png")
-            run_flags.write_report(report, workdir, "curves.png")
+        others = ["curves.png"]
+        for report in measure_run(settings, meta, workdir, which, **how):
+            if distributed.is_lead_process():
+                if others:
+                    draw_curves({"": read_metrics(workdir / METRICS)}, workdir / "curves.png")
+                run_flags.write_report(report, workdir, *others)
+                others = []
 
 
 if __name__ == "__main__":

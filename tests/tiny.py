@@ -40,7 +40,7 @@ TINY = s.Settings(
     # eps is not large next to it; runs that add up in different orders would then part.
     optimizer=s.Optimizer(learning_rate=1e-3, eps=1e-5),
     training=s.Training(steps=10, batch=32, log_every=1, eval_every=5, checkpoint_every=5),
-    evaluation=s.Evaluation(batch=16),
+    evaluation=s.Evaluation(batch=16, stability=0),
     mesh=s.Mesh(data=1),
 )
 # With regions of a detector (`products.detected`) in the place of patches.

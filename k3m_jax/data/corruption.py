@@ -1,10 +1,11 @@
 """The robustness protocol: modalities that are missing, or are another product's.
 
 The names and rates of the first seven settings are the paper's figures' (K3M, ACM MM 2021, Figs 3
-and 4); KMR, KNR and other details are ours. What happens to an item is a function of the seed, the
-setting, the rate and the item: it draws one number and is corrupted where that is less than the
-rate, so that what is corrupted at one rate is corrupted in the same way at every higher one. Which
-product noise is taken from also follows from the data set, but from no batch, host or epoch.
+and 4); KMR, KNR, TOR, IOR and other details are ours. What happens to an item is a function of the
+seed, the setting, the rate and the item: it draws one number and is corrupted where that is less
+than the rate, so that what is corrupted at one rate is corrupted in the same way at every higher
+one. Which product noise is taken from also follows from the data set, but from no batch, host or
+epoch.
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ class Rule(NamedTuple):
 
     noisy: bool  # takes another product's modality, instead of none
     choices: tuple[tuple[str, ...], ...]  # of modalities, equally likely
+    alone: bool = False  # the modalities of the choice are all that is left
 
 
 RULES = {
@@ -40,6 +42,8 @@ RULES = {
     "MNR": Rule(True, (("title",), ("image",), ("title", "image"))),
     "KMR": Rule(False, (("knowledge",),)),
     "KNR": Rule(True, (("knowledge",),)),
+    "TOR": Rule(False, (("title",),), alone=True),
+    "IOR": Rule(False, (("image",),), alone=True),
 }
 
 
@@ -57,6 +61,7 @@ class Corrupter:
         self._source, self._seed = source, seed
         self._pool = range(len(source)) if noise_pool is None else noise_pool
         self._setting, self._rate = corruption.setting, corruption.rate
+        self._modalities = dict(modalities.REGISTRY)  # a new process knows the library's own alone
 
     def __call__(self, view: ItemView, picture: str = "") -> ItemView:
         """The item as the model is to see it; the facts about it stay.
@@ -70,21 +75,31 @@ class Corrupter:
         rng = _generator(self._seed, self._setting, corruption_key(view.record.id, picture))
         # Drawn whatever the rate, and in this order: a higher rate changes nothing else.
         corrupted = rng.random() < self._rate
-        noisy, choices = RULES[self._setting]
-        names = choices[rng.integers(len(choices))]
+        names = self._drawn(rng)
         if not corrupted:
             return view
-        noise = {name: modalities.REGISTRY[name].empty for name in names}
-        if noisy:
+        noise = {name: self._modalities[name].empty for name in names}
+        if RULES[self._setting].noisy:
             contents = self._noise_item(view.record, names, rng).contents
             noise = {name: contents[name] for name in names}
         return dataclasses.replace(view, visible={**view.visible, **noise})
+
+    def modalities_of(self, key: str) -> tuple[str, ...]:
+        """Those that the item of this `corruption_key` loses, if it is corrupted."""
+        rng = _generator(self._seed, self._setting, key)
+        rng.random()  # whether it is
+        return self._drawn(rng)
+
+    def _drawn(self, rng: np.random.Generator) -> tuple[str, ...]:
+        rule = RULES[self._setting]
+        names = rule.choices[rng.integers(len(rule.choices))]
+        return tuple(n for n in self._modalities if n not in names) if rule.alone else names
 
     def _noise_item(
         self, record: Record, names: tuple[str, ...], rng: np.random.Generator
     ) -> Record:
         """An item of another product that has all of the modalities: by chance, or any."""
-        kinds = {name: modalities.REGISTRY[name] for name in names}
+        kinds = {name: self._modalities[name] for name in names}
         drawn = (self._pool[int(rng.integers(len(self._pool)))] for _ in range(DRAWS))
         for other in map(self._source.__getitem__, itertools.chain(drawn, self._pool)):
             present = all(kind.is_present(other.contents[name]) for name, kind in kinds.items())

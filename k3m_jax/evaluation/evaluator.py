@@ -23,6 +23,7 @@ from k3m_jax.data.input.pipeline import HostRows, Inputs, eval_batches, train_ba
 from k3m_jax.data.store.value_vocabulary import UNKNOWN, ValueVocabulary
 from k3m_jax.evaluation.embedding import Embedder
 from k3m_jax.evaluation.report import Report, Row, Score
+from k3m_jax.evaluation.stability_evaluator import StabilityEvaluator
 from k3m_jax.metrics import Ranks, hits_at, reciprocal_rank, wilson_interval
 from k3m_jax.model.network import Network, Params
 from k3m_jax.objectives import Objective
@@ -56,9 +57,13 @@ class Evaluator:
         self._layout = BatchLayout.of(network.settings)
         self._objectives = self._layout.objectives
         self._apply = jax.jit(self._measure_batch, out_shardings=replicated(mesh))
+        stable = network.settings.evaluation.stability
+        self._stability = StabilityEvaluator(network, mesh, inputs) if stable else None
 
     def __call__(self, params: Params) -> dict[str, float]:
         """`loss`, the metrics, `floor/…` of each, and the number of targets as `targets/…`.
+
+        With `evaluation.stability` items also what `StabilityEvaluator` gives.
 
         Raises UserError where the split is empty.
         """
@@ -74,9 +79,22 @@ class Evaluator:
             for name, reported in objective.reported.items()
             if name in model
         }
+        if self._stability:
+            result |= self._stability.values(params)
         return result | targets | {"targets/trivial_links_skipped": float(skipped)}
 
-    def report(self, params: Params, checkpoint: int) -> Report:
+    def reports(
+        self, params: Params, checkpoint: int, *, trivial_baselines: bool = True
+    ) -> Iterator[Report]:
+        """`report` and, of items that are not corrupted, that of stability, next to its floors."""
+        if not self._stability or self._network.settings.data.valid_corruption.rate:
+            yield self.report(params, checkpoint)
+            return
+        found = self._stability(params)
+        yield self.report(params, checkpoint, self._stability.row(found))
+        yield self._stability.report(found, checkpoint, trivial_baselines=trivial_baselines)
+
+    def report(self, params: Params, checkpoint: int, further: Row | None = None) -> Report:
         """The same as a table, rates first, then losses; raises what a call does."""
         model, baseline, skipped = self.measure(params)
         rows = []
@@ -89,6 +107,7 @@ class Evaluator:
                     score = Score(mean, wilson_interval(*metric) if bounded else None)
                     floor = Score(_mean(baseline[name]))
                 rows.append(Row(name, label, score, {BASELINE: floor}, count, unit, is_rate))
+        rows += [further] if further else []
         rows.sort(key=lambda row: not row.is_rate)
         notes = {BASELINE: NOTE, "intervals": "items count as wholes"}
         if skipped:

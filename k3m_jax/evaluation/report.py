@@ -86,7 +86,7 @@ class ExternalDataInfo:
 class Report:
     """What was measured, on which parameters and which products."""
 
-    kind: str  # evaluation: a run; probe: a head on its frozen embeddings
+    kind: str  # evaluation: a run; probe: a head on its frozen embeddings; stability: its vectors
     task: str
     split: str
     corruption: str  # of the split's items, as `settings.Corruption` writes it; "" is none
@@ -137,12 +137,14 @@ class Report:
             scores = row.model, *row.baselines.values()
             shown = (score.text(is_rate=row.is_rate) for score in scores)
             cells.append((row.label, *shown, f"{row.targets:,} {row.unit}"))
+        return "\n".join([*table(cells), "", *self._notes(bullet)])
+
+    def _notes(self, bullet: str) -> list[str]:
         notes = {**self.notes, **({"measured on": self.external} if self.external else {})}
-        lines = (
+        return [
             f"{bullet}{name}: {f'{value:,}' if isinstance(value, int) else value}"
             for name, value in notes.items()
-        )
-        return "\n".join([*table(cells), "", *lines])
+        ]
 
 
 def markdown_table(cells: Sequence[Sequence[str]]) -> list[str]:

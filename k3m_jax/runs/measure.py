@@ -43,6 +43,8 @@ def measure_run(
 ) -> Iterator[Report]:
     """Measures a checkpoint on a split: a report for each corruption and, of probes, each task.
 
+    Of a pretrained run that on clean items is followed by one of its stability.
+
     Args:
       sources: to measure on, shards or folders of products; () are the run's own. Baselines and
         thresholds of a task come from its own all the same, the baseline of pretraining from these.
@@ -70,8 +72,9 @@ def measure_run(
     if pretraining:
         for corruption in corruptions:
             measured = _with_data(settings, valid_split=split, valid_corruption=corruption)
-            report = Evaluator(Network(measured), mesh, inputs).report(params, step)
-            yield dataclasses.replace(report, external=external)
+            evaluator = Evaluator(Network(measured), mesh, inputs)
+            for report in evaluator.reports(params, step, trivial_baselines=trivial_baselines):
+                yield dataclasses.replace(report, external=external)
         return
     params, head = split_params(params) if settings.task.downstream else (params, None)
     network = Network(dataclasses.replace(settings, task=Task()))

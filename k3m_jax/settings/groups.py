@@ -197,8 +197,12 @@ class Objectives:
 class Corruption:
     """What is wrong with the items of a split (docs/robustness.md)."""
 
-    setting: Literal["TMR", "IMR", "MMR", "TNR", "INR", "TINR", "MNR", "KMR", "KNR"] = option(
-        "TMR", "title, image, modality or knowledge is missing (MR) or another product's (NR)"
+    setting: Literal[
+        "TMR", "IMR", "MMR", "TNR", "INR", "TINR", "MNR", "KMR", "KNR", "TOR", "IOR"
+    ] = option(
+        "TMR",
+        "title, image, modality or knowledge is missing (MR) or another product's (NR); title or "
+        "image is the only one left (OR)",
     )
     rate: Fraction = option(0.0, "share of the items that are corrupted")
 
@@ -287,6 +291,7 @@ class Evaluation:
 
     batch: PositiveInt = option(256, "products at a time; a multiple of mesh.data x mesh.fsdp")
     products: NonNegativeInt = option(0, "the first of each source's split; 0 is all")
+    stability: NonNegativeInt = option(2000, "the first items that stability is of; 0: none")
 
 
 @dataclasses.dataclass(frozen=True)

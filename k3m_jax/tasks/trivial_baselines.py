@@ -35,11 +35,11 @@ class SeenSplit(NamedTuple):
     @classmethod
     def read(cls, split: "TaskSplit", corruption: Corruption) -> Self:
         """Reads the rows of a split, corrupted."""
-        thumbnail = functools.lru_cache(1)(_thumbnail)  # rows of an item are adjacent
+        cached = functools.lru_cache(1)(thumbnail)  # rows of an item are adjacent
         words, pixels = [], []
         for view in itertools.chain.from_iterable(split.sources(corruption)):
             words.append(tuple(normalised(view.visible["title"]).split()))
-            pixels.append(thumbnail(view.visible["image"].jpeg))
+            pixels.append(cached(view.visible["image"].jpeg))
         return cls(split, words, np.reshape(pixels, (-1, SIDE**2 * 3)))
 
 
@@ -74,7 +74,7 @@ def nearest(train: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     return found
 
 
-def _thumbnail(picture: bytes) -> np.ndarray:
+def thumbnail(picture: bytes) -> np.ndarray:
     """[SIDE² · 3], NaN where a picture is absent or, as for the model, unreadable."""
     try:
         with Image.open(io.BytesIO(picture)) as image:

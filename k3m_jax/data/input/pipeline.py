@@ -287,13 +287,23 @@ def eval_items(settings: Settings, inputs: Inputs) -> Examples:
     if not sources:
         names = ", ".join(sorted({n for each in inputs.shard_sets for n in each.info.products}))
         raise UserError(f"data.valid_split: no source has a split {split!r}, only {names}")
-    whole = sum(map(len, sources))
-    limit = settings.evaluation.products or whole
-    # Each source gives its share, or the first alone would be measured.
-    sources = [source.slice(slice(-(-limit * len(source) // whole))) for source in sources]
-    items = grain.MapDataset.concatenate(sources).slice(slice(limit))
+    limit = settings.evaluation.products or sum(map(len, sources))
+    shares = first_items(list(map(len, sources)), limit)
+    sources = [s.slice(slice(count)) for s, count in zip(sources, shares, strict=True) if count]
+    items = grain.MapDataset.concatenate(sources)
     build = ExampleBuilder(BatchLayout.of(settings), inputs.tokenizer, inputs.vocabulary)
     return items.random_map(build, seed=EVALUATION_SEED)
+
+
+def first_items(sizes: Sequence[int], limit: int) -> list[int]:
+    """How many items of each source are measured, `limit` together where they have so many.
+
+    Each source gives its share, or the first alone would be measured.
+    """
+    whole, counts = sum(sizes), []
+    for size in sizes:
+        counts.append(min(size, -(-limit * size // whole), limit - sum(counts)))
+    return counts
 
 
 def _seed(seed: int, stream: int) -> int:
