@@ -79,7 +79,7 @@ def test_prints_and_writes_the_table(run, command):
     assert written["split"] == "test"
     assert written["checkpoint"] == 0
     reported = {name for objective in active(Settings()) for name in objective.reported}
-    assert written["metrics"].keys() == reported
+    assert written["metrics"].keys() == reported | {"stability"}
     for name, metric in written["metrics"].items():
         assert metric["targets"] > 0, name
         assert metric["baselines"]["floor"]["value"] is not None, name
@@ -89,6 +89,8 @@ def test_prints_and_writes_the_table(run, command):
     assert "link MRR" in done.stdout
     assert "| link MRR |" in (run / "evaluation-test.md").read_text()
     assert (run / "curves.png").stat().st_size > 10_000
+    stable = json.loads((run / "stability-test.json").read_text())
+    assert stable["metrics"]["TMR100_recall_at_1"]["targets"] > 0
     # Other shards are written with the run's own tokenizer.
     others = run.parent / "others"
     done = command("evaluate", f"--workdir={run}", "--split=test", f"--sources={others}")

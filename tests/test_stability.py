@@ -1,6 +1,7 @@
 """Stability: complete and spoilt vectors of held-out items, against a literal loop."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from k3m_jax import modalities
 from k3m_jax.evaluation import stability, stability_floors
 from k3m_jax.evaluation.evaluator import Evaluator
-from k3m_jax.evaluation.stability import Sample, compare, measure, unit
+from k3m_jax.evaluation.stability import Sample, dot, measure, unit
 from k3m_jax.evaluation.stability_evaluator import IN_TRAINING
 from k3m_jax.evaluation.stability_report import stability_report
 from k3m_jax.model.network import Network
@@ -18,6 +19,10 @@ from k3m_jax.settings import Evaluation, Mesh
 from tests.products import NO_PICTURE, having, inputs, memory_shards, products, settings_for
 
 ALL = tuple(modalities.REGISTRY)
+
+
+def compare(complete, spoilt, items, products):
+    return stability.compare(functools.partial(dot, spoilt, complete), items, products)
 
 
 def literal(complete, spoilt, items, products):

@@ -7,6 +7,7 @@ for other items of its product, by cosine. Pretraining's objectives ask for noth
 
 import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,8 @@ BLOCK = 256  # spoilt vectors that are compared with all others at once
 KS = (1, 10)
 
 Metrics = dict[str, Sum]  # item by item, float64 [N] both
-Embed = Callable[[Sequence[Sequence[ItemView]]], np.ndarray]  # items -> vectors [rows, D]
+Vectors = Any  # of some items; for a model `unit` vectors [rows, D]
+Embed = Callable[[Sequence[Sequence[ItemView]]], Vectors]
 
 
 class SpoiltItems(Sequence):
@@ -134,45 +136,61 @@ class Sample:
         return len(set(self.products[items[having]])) > 1
 
 
-def measure(sample: Sample, embed: Embed, settings: Collection[str] = tuple(SETTINGS)) -> Metrics:
+def dot(spoilt: np.ndarray, complete: np.ndarray, rows: slice) -> np.ndarray:
+    """Cosines of some rows with all: of `unit` vectors [I, D] and [N, D], [rows, N]."""
+    return spoilt[rows] @ complete.T
+
+
+def measure(
+    sample: Sample,
+    embed: Embed,
+    settings: Collection[str] = tuple(SETTINGS),
+    cosines: Callable[[Vectors, Vectors, slice], np.ndarray] = dot,
+) -> Metrics:
     """`TMR100_recall_at_1` and so on of each setting in which any item is kept.
 
     `recall_at_K` is whether the own complete vector is among the K nearest of all N, `cosine` is
     that with it, and `product_recall_at_K` is whether one of another item of the product is among
     the K nearest of the others, of the items that have such. `clean_product_recall_at_K` starts
-    from the complete vector. `embed` is called once for each setting.
+    from the complete vector. `embed` is called once for each setting; `cosines` understands what
+    it gives.
     """
-    complete, found = unit(embed(sample.views())), {}
-    clean = compare(complete, complete, np.arange(len(sample)), sample.products)
-    found = {f"{CLEAN}_{name}": x for name, x in clean.items() if name.startswith("product")}
-    for setting in settings:
-        if not len(items := sample.kept[setting]):
+    complete = embed(sample.views())
+    rows = {CLEAN: np.arange(len(sample)), **{name: sample.kept[name] for name in settings}}
+    found = {}
+    for setting, items in rows.items():
+        if not len(items):
             continue
-        spoilt = unit(embed(sample.views(setting)))
-        each = compare(complete, spoilt, items, sample.products)
-        found |= {f"{setting}100_{name}": metric for name, metric in each.items()}
+        spoilt = complete if setting == CLEAN else embed(sample.views(setting))
+        cosines_of = functools.partial(cosines, spoilt, complete)
+        metrics = compare(cosines_of, items, sample.products)
+        if setting == CLEAN:
+            metrics = {name: x for name, x in metrics.items() if name.startswith("product")}
+        prefix = setting if setting == CLEAN else f"{setting}100"
+        found |= {f"{prefix}_{name}": metric for name, metric in metrics.items()}
     return found
 
 
 def compare(
-    complete: np.ndarray, spoilt: np.ndarray, items: np.ndarray, products: np.ndarray
+    cosines_of: Callable[[slice], np.ndarray], items: np.ndarray, products: np.ndarray
 ) -> Metrics:
     """What the spoilt vectors of some items find among the complete ones of all N.
 
     Args:
-      complete: [N, D] of length 1 or 0, float64; a vector that is not finite is far from all.
-      spoilt: [I, D] likewise.
+      cosines_of: gives those of some of I spoilt vectors with all N complete ones, [rows, N]; NaN
+        is far from all.
       items: [I] which of the N each is of.
       products: [N] numbers of the products.
     """
+    count = len(products)
     names = ["cosine", *(f"{kind}recall_at_{k}" for kind in ("", "product_") for k in KS)]
-    totals = {name: np.zeros(len(complete)) for name in names}
-    own_weight, other_weight = np.zeros(len(complete)), np.zeros(len(complete))
+    totals = {name: np.zeros(count) for name in names}
+    own_weight, other_weight = np.zeros(count), np.zeros(count)
     own_weight[items] = 1
     for start in range(0, len(items), BLOCK):
         chosen = items[start : start + BLOCK]
         row = np.arange(len(chosen))
-        cosines = spoilt[start : start + BLOCK] @ complete.T
+        cosines = cosines_of(slice(start, start + len(chosen)))
         totals["cosine"][chosen] = cosines[row, chosen]
         cosines[np.isnan(cosines)] = -np.inf
         everyone = np.ones(cosines.shape, bool)

@@ -11,7 +11,7 @@ from k3m_jax.data.input.pipeline import Inputs
 from k3m_jax.evaluation import stability_floors
 from k3m_jax.evaluation.embedding import Embedder
 from k3m_jax.evaluation.report import Report, Row, Score
-from k3m_jax.evaluation.stability import ONE_MISSING, SETTINGS, Metrics, Sample, measure
+from k3m_jax.evaluation.stability import ONE_MISSING, SETTINGS, Metrics, Sample, measure, unit
 from k3m_jax.evaluation.stability_report import stability_report
 from k3m_jax.metrics import wilson_interval
 from k3m_jax.model.network import Network, Params
@@ -32,7 +32,8 @@ class StabilityEvaluator:
 
     def __call__(self, params: Params, settings: Collection[str] = tuple(SETTINGS)) -> Metrics:
         """The metrics of `stability.measure`."""
-        return measure(self._sample, self._embedder.at(params), settings)
+        embedder = self._embedder.at(params)
+        return measure(self._sample, lambda views: unit(embedder(views)), settings)
 
     def values(self, params: Params) -> dict[str, float]:
         """`stability/…`, the means of `IN_TRAINING`; `stability`, `floor/…`, `targets/…` of it."""

@@ -5,6 +5,7 @@ has it and 0 where not: what is missing leaves the other parts as they are.
 """
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,7 @@ SIDE_BY_SIDE = "features side by side"
 def measure(sample: Sample) -> dict[str, Metrics]:
     """The metrics of each floor by its name, as `stability.measure` gives them."""
     features = SideBySide([view for source in sample.views() for view in source])
-    return {SIDE_BY_SIDE: stability.measure(sample, features)}
+    return {SIDE_BY_SIDE: stability.measure(sample, features, cosines=Parts.cosines)}
 
 
 class SideBySide:
@@ -31,7 +32,7 @@ class SideBySide:
 
         self._parts = []
         for terms in (_words, _triples):
-            counted = TfidfVectorizer(analyzer=lambda text: text, dtype=np.float32)
+            counted = TfidfVectorizer(analyzer=lambda text: text, dtype=np.float64)
             try:
                 self._parts.append((terms, counted.fit([terms(view) for view in items])))
             except ValueError:  # no item has any
@@ -40,12 +41,29 @@ class SideBySide:
         seen = ~np.isnan(pixels[:, :1])
         self._mean = pixels.mean(0, where=seen) if seen.any() else 0.0
 
-    def __call__(self, sources: Sequence[Sequence[ItemView]]) -> np.ndarray:
-        """Vectors of all items, float32 [rows, D]."""
+    def __call__(self, sources: Sequence[Sequence[ItemView]]) -> "Parts":
+        """The vectors of all items."""
         items = [view for source in sources for view in source]
-        parts = [counted.transform(map(terms, items)).toarray() for terms, counted in self._parts]
-        pixels = unit(np.nan_to_num(_pixels(items) - self._mean)).astype(np.float32)
-        return np.concatenate([*parts, pixels], axis=1)
+        texts = [counted.transform(map(terms, items)) for terms, counted in self._parts]
+        pixels = unit(np.nan_to_num(_pixels(items) - self._mean))
+        present = [np.diff(text.indptr) > 0 for text in texts] + [pixels.any(1)]
+        return Parts(texts, pixels, np.sqrt(np.maximum(np.sum(present, axis=0), 1)))
+
+
+class Parts(NamedTuple):
+    """Vectors in parts, each of length 1 or 0."""
+
+    texts: list[Any]  # sparse matrices of SciPy, [rows, terms]
+    pixels: np.ndarray  # [rows, pixels]
+    length: np.ndarray  # [rows] of the whole vectors
+
+    @staticmethod
+    def cosines(spoilt: "Parts", complete: "Parts", rows: slice) -> np.ndarray:
+        """Of some rows with all complete ones, [rows, N]."""
+        products = spoilt.pixels[rows] @ complete.pixels.T
+        for a, b in zip(spoilt.texts, complete.texts, strict=True):
+            products += (a[rows] @ b.T).toarray()
+        return products / spoilt.length[rows, None] / complete.length
 
 
 def _words(view: ItemView) -> list[str]:
