@@ -68,6 +68,22 @@ def f1(predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.nda
     return 2 * true / np.maximum(2 * true + wrong, np.finfo(float).tiny)
 
 
+def macro_f1(predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The mean of each class' F1, over those that any example has or is predicted to have.
+
+    Of classes [I], numbers from 0; a label below 0 is of a class that can't be predicted.
+    """
+    classes = max(predicted.max(initial=0), labels.max(initial=0)) + 1
+    chosen, true = (
+        np.equal.outer(x, np.arange(classes)).astype(float) for x in (predicted, labels)
+    )
+    right = 2 * (weights @ (chosen * true))
+    either = weights @ (chosen + true)
+    scores = np.divide(right, either, out=np.zeros_like(right), where=either > 0)
+    with np.errstate(invalid="ignore"):
+        return scores.sum(1) / (either > 0).sum(1)
+
+
 def auc(
     scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, groups: np.ndarray | None = None
 ) -> np.ndarray:

@@ -1,20 +1,21 @@
 """Measures what a small head can read off a run's embeddings, on the downstream tasks.
 
   python -m launch.probe --workdir=RUN --task=questions [--split=test --corruption=clean,TMR100]
+  python -m launch.probe --workdir=RUN --tasks=configs/tasks_shop.py:WORDS [--task=classes,colour]
 
 Writes probe-TASK-SPLIT.json and .md (docs/tasks.md), with a corruption probe-TASK-SPLIT-TMR100.
 """
 
 import dataclasses
-from typing import Literal
 
+import ml_collections
 from etils import epath
 
 from k3m_jax import tasks
 from k3m_jax.parallel import distributed
 from k3m_jax.runs.measure import measure_run, relocate_data
 from k3m_jax.settings import Corruption, Settings, Task
-from k3m_jax.settings.schema import option, required
+from k3m_jax.settings.schema import option
 from k3m_jax.training.checkpoints import load_meta
 from launch import cli, run_flags
 
@@ -23,18 +24,20 @@ from launch import cli, run_flags
 class Flags(run_flags.RunFlags):
     """Flags of the command."""
 
-    task: tuple[Literal[*tasks.REGISTRY], ...] = required(f"of {', '.join(tasks.REGISTRY)}")
+    task: tuple[str, ...] = option((), f"{', '.join(tasks.REGISTRY)}, or names of --tasks")
+    tasks: ml_collections.ConfigDict = option(None, "a file of tasks by name, all if no --task is")
     split: str = option("test", "split to measure")
     corruption: tuple[str, ...] = option(("clean",), "of the split: clean, TNR80, …")
     train_corruption: str = option("clean", "of the head's training items")
-    options: Task = option(Task(), "what the tasks show and hide; the name is that of --task")
+    options: Task = option(Task(), "what tasks without a file show and hide")
 
 
 def main(flags: Flags) -> None:
     """Probes, prints and writes."""
     workdir, which = epath.Path(flags.workdir), run_flags.checkpoint(flags.checkpoint)
     corrupt, *corruptions = map(Corruption.parse, (flags.train_corruption, *flags.corruption))
-    probes = [dataclasses.replace(flags.options, name=name) for name in flags.task]
+    file = flags.tasks.to_dict() if flags.tasks is not None else None
+    probes = tasks.choose(flags.task, flags.options, file)
     how = {"split": flags.split, "corruptions": corruptions, "sources": flags.sources}
     with distributed.initialize(flags.distributed):
         meta = load_meta(workdir, which)

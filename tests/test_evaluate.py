@@ -161,7 +161,7 @@ def test_a_probe_writes_a_table_for_each_setting(run, command):
     names = ("probe-classification-valid", "probe-classification-valid-TMR50")
     clean, corrupt = (json.loads((run / f"{name}.json").read_text()) for name in names)
     assert clean["notes"]["examples"] == corrupt["notes"]["examples"] > 0
-    assert set(clean["metrics"]) == {"accuracy"}
+    assert set(clean["metrics"]) == {"accuracy", "macro_f1"}
     assert "title naive Bayes" in done.stdout
     done = command("probe", f"--workdir={run}", "--task=pretraining")
     assert done.returncode == EXIT_USER_ERROR

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -60,3 +60,33 @@ class Embedder:
                 found.append(self._encode(self._params, placed))
         p, v = zip(*jax.device_get(found), strict=True)
         return np.concatenate(p)[: len(texts)], np.concatenate(v)[: len(texts)]
+
+
+class RememberingEmbedder(Embedder):
+    """Embeds each view once: tasks that show the same items alike cost one pass.
+
+    Its sources have `keys`, equal for equal views, and `subset`, as `tasks.base.TaskSource` has.
+    """
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self._known: dict[Any, np.ndarray] = {}
+
+    def at(self, params: Params) -> Self:
+        """The same at other parameters, of which nothing is known yet."""
+        other = super().at(params)
+        other._known = {}
+        return other
+
+    def __call__(self, sources: Sequence[Any]) -> np.ndarray:
+        """As `Embedder`."""
+        keys, new = [source.keys() for source in sources], []
+        for source, each in zip(sources, keys, strict=True):
+            places = {k: place for place, k in enumerate(each) if k not in self._known}
+            if places:
+                new.append((list(places), source.subset(places.values())))
+        if new:
+            vectors = super().__call__([source for _, source in new])
+            names = [name for each, _ in new for name in each]
+            self._known |= dict(zip(names, vectors, strict=True))
+        return np.stack([self._known[key] for each in keys for key in each])

@@ -87,13 +87,15 @@ class Report:
     """What was measured, on which parameters and which products."""
 
     kind: str  # evaluation: a run; probe: a head on its frozen embeddings; stability: its vectors
-    task: str
+    task: str  # or the name of a probe
     split: str
     corruption: str  # of the split's items, as `settings.Corruption` writes it; "" is none
     checkpoint: int  # step
     rows: Sequence[Row]
     notes: Mapping[str, Any]  # counts, and how it was measured
     external: ExternalDataInfo | None = None  # where the products are not the run's own
+    # Settings of the task that are not the defaults.
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Iterator, Sequence
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -14,7 +15,7 @@ from k3m_jax.data.catalog.readers import open_catalog
 from k3m_jax.data.input.pipeline import Inputs, open_inputs
 from k3m_jax.data.store.shards import ShardSet, open_shards
 from k3m_jax.data.store.value_vocabulary import ValueVocabulary
-from k3m_jax.evaluation.embedding import Embedder
+from k3m_jax.evaluation.embedding import RememberingEmbedder
 from k3m_jax.evaluation.evaluator import Evaluator
 from k3m_jax.evaluation.report import ExternalDataInfo, Report
 from k3m_jax.model.network import Network
@@ -38,7 +39,7 @@ def measure_run(
     split: str,
     corruptions: Sequence[Corruption],
     sources: Sequence[str] = (),
-    probes: Sequence[Task] = (),
+    probes: Mapping[str, Task] = types.MappingProxyType({}),
     trivial_baselines: bool = True,
 ) -> Iterator[Report]:
     """Measures a checkpoint on a split: a report for each corruption and, of probes, each task.
@@ -48,7 +49,8 @@ def measure_run(
     Args:
       sources: to measure on, shards or folders of products; () are the run's own. Baselines and
         thresholds of a task come from its own all the same, the baseline of pretraining from these.
-      probes: tasks that heads are fitted for; () measures the run on what it was trained for.
+      probes: tasks that heads are fitted for, by the names of their reports; without any the run is
+        measured on what it was trained for.
 
     Raises UserError: no such data or split, another vocabulary, or what `TaskEvaluation` raises.
     """
@@ -78,8 +80,8 @@ def measure_run(
         return
     params, head = split_params(params) if settings.task.downstream else (params, None)
     network = Network(dataclasses.replace(settings, task=Task()))
-    embedder = Embedder(network, mesh, inputs.tokenizer, params)
-    for task in probes or (settings.task,):
+    embedder = RememberingEmbedder(network, mesh, inputs.tokenizer, params)
+    for name, task in (probes or {settings.task.name: settings.task}).items():
         evaluation = TaskEvaluation(
             dataclasses.replace(settings, task=task),
             inputs,
@@ -91,7 +93,8 @@ def measure_run(
             trivial_baselines=trivial_baselines,
         )
         for corruption in corruptions:
-            yield dataclasses.replace(evaluation.report(corruption), external=external)
+            report = evaluation.report(corruption)
+            yield dataclasses.replace(report, task=name, external=external)
 
 
 def _with_data(settings: Settings, **changes: Any) -> Settings:

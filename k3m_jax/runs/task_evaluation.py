@@ -26,7 +26,7 @@ from k3m_jax.evaluation.report import Report, Row, Score
 from k3m_jax.metrics import Bootstrap, Statistic, best_threshold
 from k3m_jax.model.network import Params
 from k3m_jax.objectives.base import safe_ratio
-from k3m_jax.settings import Corruption, Settings, UserError
+from k3m_jax.settings import Corruption, Settings, Task, UserError
 from k3m_jax.tasks.base import DownstreamTask, TaskSplit
 from k3m_jax.tasks.trivial_baselines import BASELINES, SeenSplit
 from k3m_jax.training.optimizer import decay_mask
@@ -107,7 +107,8 @@ class TaskEvaluation:
             # Their values are candidates too; how frequent a value is follows from training alone.
             more = [{p: dict.fromkeys(v, 0) for p, v in s.values.items()} for s in held_out]
             vocabulary = ValueVocabulary.merge([*(shards.values for shards in own), *more])
-        self.train = TaskSplit(kind, task, own, data.train_split, vocabulary)
+        few = {"labels_per_class": task.labels_per_class}
+        self.train = TaskSplit(kind, task, own, data.train_split, vocabulary, **few)
         self.valid = self.measured = TaskSplit(kind, task, own, data.valid_split, vocabulary)
         if held_out or split != data.valid_split:
             self.measured = TaskSplit(kind, task, held_out or own, split, vocabulary)
@@ -165,8 +166,18 @@ class TaskEvaluation:
             notes["examples of a class that training lacks, always wrong"] = unknown
         if self.scorer.needs_threshold and measured is self.valid:
             notes["threshold"] = "chosen on these very pairs, so F1 is flattered"
-        task, split = self.scorer.head.task.name, measured.split
-        return Report(self.kind, task, split, str(corruption), self.checkpoint, rows, notes)
+        task, split = self.scorer.head.task, measured.split
+        own, default = vars(task).items(), vars(Task())
+        return Report(
+            self.kind,
+            task.name,
+            split,
+            str(corruption),
+            self.checkpoint,
+            rows,
+            notes,
+            options={key: value for key, value in own if value != default[key]},
+        )
 
     def _embeddings(self, corruption: Corruption) -> np.ndarray:
         """Embeddings of the measured rows at any rate, from those of none and of all corrupted.

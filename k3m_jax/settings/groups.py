@@ -236,26 +236,6 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """What a run learns: to embed, or a downstream task on the embedding (docs/tasks.md)."""
-
-    name: str = option("pretraining", "or a downstream task: classification, alignment, questions")
-    shown: tuple[str, ...] = option(("title", "image", "knowledge"), "modalities of an item")
-    first_shown: tuple[str, ...] = option(("title", "knowledge"), "alignment: of the first item")
-    second_shown: tuple[str, ...] = option(("image",), "alignment: of the second item")
-    hidden_properties: tuple[str, ...] = option((), "properties whose triples no item shows")
-    catalogues: tuple[str, ...] = option((), "only items whose `source` is among these; () is all")
-    label: str = option("category", "classification: the category, or a property")
-    classes: tuple[str, ...] = option((), "of the label; () is those that training items have")
-    questions: NonNegativeInt = option(3, "most properties queried per item; 0 is all")
-
-    @property
-    def downstream(self) -> bool:
-        """Whether the task is another than pretraining."""
-        return self.name != "pretraining"
-
-
-@dataclasses.dataclass(frozen=True)
 class Optimizer:
     """AdamW with linear warm-up and linear decay to 0."""
 

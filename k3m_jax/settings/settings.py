@@ -9,6 +9,7 @@ import ml_collections
 from k3m_jax.settings import groups
 from k3m_jax.settings.presets import PRESETS
 from k3m_jax.settings.schema import Range, UserError, check_choice, check_multiple, option, parse
+from k3m_jax.settings.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Settings:
     image: groups.Image = groups.Image()
     model: groups.Model = groups.Model()
     objectives: groups.Objectives = groups.Objectives()
-    task: groups.Task = groups.Task()
+    task: Task = Task()
     optimizer: groups.Optimizer = groups.Optimizer()
     training: groups.Training = groups.Training()
     evaluation: groups.Evaluation = groups.Evaluation()

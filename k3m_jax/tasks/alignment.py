@@ -46,6 +46,9 @@ class Alignment(base.DownstreamTask):
         items = enumerate(shards.source(split))
         places = {record.id: (index, record) for index, record in items if record.id in paired}
         for pair in pairs:
+            if task.pair_kinds and pair.kind not in task.pair_kinds:
+                yield "of another kind"
+                continue
             a, b = places[pair.a], places[pair.b]
             if reason := base.why_left_out(task, a[1]) or base.why_left_out(task, b[1]):
                 yield reason

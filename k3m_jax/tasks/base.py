@@ -6,8 +6,10 @@ other. What gives the answer away is named row by row, and `TaskSource` hides it
 
 import abc
 import collections
+import copy
 import dataclasses
 import functools
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
@@ -25,6 +27,7 @@ from k3m_jax.metrics import Statistic
 from k3m_jax.modalities.base import Array, Row
 from k3m_jax.objectives.base import Batch, Hiding, Objective, Sum, weighted_sum
 from k3m_jax.settings import Corruption, Settings, Task, UserError
+from k3m_jax.tasks import hiding
 from k3m_jax.tasks.trivial_baselines import Scores, SeenSplit
 
 if TYPE_CHECKING:
@@ -69,9 +72,21 @@ Examples = Iterator[Example | str]  # of each item or pair that makes none, the 
 class TaskSource(Sequence):
     """View i is what row i shows, corrupted if wanted; pickles."""
 
-    def __init__(self, shards: ShardSet, split: str, rows: Sequence[TaskRow], corrupt: Corrupter):
+    def __init__(
+        self,
+        shards: ShardSet,
+        split: str,
+        rows: Sequence[TaskRow],
+        corrupt: Corrupter,
+        task: Task,
+        key: str = "",
+    ):
+        """`key` identifies the data set, the split, the task and the corruption."""
+        self._key = key
         self._source, self._views = shards.source(split), shards.views
         self._rows, self._corrupt = rows, corrupt
+        self._words = hiding.hidden_words(task)
+        self._properties = frozenset(map(normalised, task.shown_properties))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -83,7 +98,19 @@ class TaskSource(Sequence):
             own, jpeg = view.visible["image"], self._views[row.view]
             other = dataclasses.replace(own, jpeg=jpeg, class_ids=None)
             view = dataclasses.replace(view, visible={**view.visible, "image": other})
-        return shown(self._corrupt(view, row.view), row)
+        view = shown(self._corrupt(view, row.view), row)
+        return hiding.hide(view, self._words, self._properties)
+
+    def keys(self) -> list[tuple[Any, ...]]:
+        """Of each view, equal for two that are the same, also of other sources."""
+        rows = ((r.item, r.shown, r.hidden, r.query_property, r.view) for r in self._rows)
+        return [(self._key, *row) for row in rows]
+
+    def subset(self, places: Iterable[int]) -> Self:
+        """Some of the views, in this order."""
+        other = copy.copy(self)
+        other._rows = [self._rows[place] for place in places]
+        return other
 
     def __repr__(self) -> str:  # grain tells sources apart by it
         return f"TaskSource({self._source!r}, {len(self)} rows)"
@@ -120,8 +147,14 @@ class TaskSplit:
         shard_sets: Sequence[ShardSet],
         split: str,
         vocabulary: ValueVocabulary,
+        *,
+        labels_per_class: int = 0,
     ):
-        """Of `task`, resolved; raises UserError where no data set has the split, or an example."""
+        """Of `task`, resolved; of each class the examples of `few`, if not 0 of them.
+
+        Raises UserError where no data set has the split, or an example.
+        """
+        self._task = task
         having = [shards for shards in shard_sets if shards.info.products.get(split)]
         if not having:
             names = sorted({name for shards in shard_sets for name in shards.info.products})
@@ -150,6 +183,12 @@ class TaskSplit:
             noise_pool = [index for index, item in items if not why_left_out(task, item)] or None
             self._by_shards.append((shards, examples, noise_pool))
             self.left_out += left_out
+        if labels_per_class and kind.has_classes:
+            chosen = few([e for _, each, _ in self._by_shards for e in each], labels_per_class)
+            self._by_shards = [
+                (shards, [e for e in each if e[0].id in chosen], pool)
+                for shards, each, pool in self._by_shards
+            ]
         self.examples = [example for _, each, _ in self._by_shards for example in each]  # [I]
         # UNKNOWN (-1) where training, or `task.classes`, lacks the class: nothing to learn from.
         self.labels = np.array([example[0].label for example in self.examples], np.int64)
@@ -168,13 +207,28 @@ class TaskSplit:
         for shards, examples, noise_pool in self._by_shards:
             corrupt = Corrupter(shards.source(self.split), corruption, seed, noise_pool)
             rows = list(itertools.chain.from_iterable(examples))
-            found.append(TaskSource(shards, self.split, rows, corrupt))
+            task, info = self._task, shards.info
+            hidden = sorted(hiding.hidden_words(task)), task.shown_properties
+            noise = (str(corruption), seed, task.catalogues) if corruption.rate else ()
+            key = repr((str(shards.folder), info.fingerprint, self.split, hidden, noise))
+            key = hashlib.blake2b(key.encode()).hexdigest()
+            found.append(TaskSource(shards, self.split, rows, corrupt, task, key))
         return found
 
     def corrupted(self, corruption: Corruption) -> np.ndarray:
         """Which rows are corrupted, bool [rows]."""
         keys = [corruption_key(row.id, row.view) for example in self.examples for row in example]
         return corrupted(keys, corruption, EVALUATION_SEED)
+
+
+def few(examples: Sequence[Example], count: int) -> frozenset[str]:
+    """Ids of `count` examples of each class or all, by a hash: those of 5 are among those of 20."""
+    by_class: dict[int, list[tuple[bytes, str]]] = collections.defaultdict(list)
+    for first, *_ in examples:
+        key = hashlib.blake2b(first.id.encode(), digest_size=8).digest()
+        by_class[first.label].append((key, first.id))
+    by_class.pop(UNKNOWN, None)
+    return frozenset(name for each in by_class.values() for _, name in sorted(each)[:count])
 
 
 class TaskObjective(Objective):
@@ -220,6 +274,7 @@ class DownstreamTask(abc.ABC):
 
     name: ClassVar[str]
     rows_per_example: ClassVar[int] = 1
+    has_classes: ClassVar[bool] = False  # whether an example's label is a class
     needs: ClassVar[str]  # what a split must have, for error messages
     needs_threshold: ClassVar[bool] = False  # of metrics, chosen on validation examples
     objective: ClassVar[type[Objective]]  # what fine-tuning minimises; has `losses`
@@ -233,8 +288,8 @@ class DownstreamTask(abc.ABC):
 
     @classmethod
     def resolve(cls, task: Task, shard_sets: Sequence[ShardSet], split: str) -> Task:
-        """The task with what only its training items, of `split`, can say."""
-        return task
+        """The task with what files and only its training items, of `split`, can say."""
+        return dataclasses.replace(task, hidden_words=hiding.words_of(task.hidden_words))
 
     def __init__(
         self,

@@ -32,9 +32,10 @@ class ClassificationObjective(base.TaskObjective):
 
 
 class Classification(base.DownstreamTask):
-    """Accuracy of scores [I, classes]; an item of a class that training lacks counts as wrong."""
+    """Accuracy and macro-F1 of scores [I, classes]; wrong for a class that training lacks."""
 
     name = "classification"
+    has_classes = True
     needs = "items with one value of task.label"
     objective = ClassificationObjective
 
@@ -48,6 +49,9 @@ class Classification(base.DownstreamTask):
             if reason := base.why_left_out(task, record):
                 yield reason
             elif label := _label_of(task, record):
+                if task.min_items > 1 and label not in ids:
+                    yield f"of a class of fewer than {task.min_items} training items"
+                    continue
                 yield (base.TaskRow.of(task, index, record, hidden, label=ids.get(label, UNKNOWN)),)
             else:
                 yield "without one class"
@@ -55,6 +59,7 @@ class Classification(base.DownstreamTask):
     @classmethod
     def resolve(cls, task: Task, shard_sets: Sequence[ShardSet], split: str) -> Task:
         """With the classes of training items, by frequency; raises UserError without any."""
+        task = super().resolve(task, shard_sets, split)
         if task.classes:
             return task
         sources = [s.source(split) for s in shard_sets if s.info.products.get(split)]
@@ -64,12 +69,19 @@ class Classification(base.DownstreamTask):
         if not counts:
             where = f" of the catalogues {', '.join(task.catalogues)}" if task.catalogues else ""
             raise UserError(f"task.label: no training item{where} has one value of {task.label!r}")
-        classes = sorted(counts, key=lambda name: (-counts[name], name))
+        if max(counts.values()) < (least := task.min_items):
+            raise UserError(f"task.min_items {least}: no class has so many training items")
+        classes = [name for name, count in counts.items() if count >= least]
+        classes.sort(key=lambda name: (-counts[name], name))
         return dataclasses.replace(task, classes=tuple(classes))
 
     def statistics(self, split: TaskSplit, scores: np.ndarray, threshold: float) -> Statistics:
-        right = (scores.argmax(1) == split.labels).astype(np.float64)
-        return {"accuracy": functools.partial(metrics.mean, right)}
+        predicted, labels = scores.argmax(1), split.labels
+        right = (predicted == labels).astype(np.float64)
+        return {
+            "accuracy": functools.partial(metrics.mean, right),
+            "macro_f1": functools.partial(metrics.macro_f1, predicted, labels),
+        }
 
     def trivial_baselines(self, train: SeenSplit, measured: SeenSplit) -> Scores:
         """The majority breaks the ties of the nearest picture, and stands where there is none."""

@@ -259,7 +259,8 @@ def train_items(settings: Settings, inputs: Inputs) -> Examples:
     if task.downstream:
         kind = tasks.find(task.name)
         each = kind.rows_per_example  # which are shuffled as a whole
-        found = TaskSplit(kind, task, inputs.shard_sets, split, inputs.vocabulary)
+        few = {"labels_per_class": task.labels_per_class}
+        found = TaskSplit(kind, task, inputs.shard_sets, split, inputs.vocabulary, **few)
         rows = map(grain.MapDataset.source, found.sources(corruption, settings.seed))
         sources = [source.batch(each, batch_fn=tuple) for source in rows]
     else:

@@ -34,6 +34,7 @@ TEXT_ONLY = ("bert", "bert_pkg")
 TASKS = ("classification", "alignment", "questions")
 METRICS = {
     "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
     "f1": "F1",
     "auc": "AUC",
     "auc_within_catalogue": "AUC within a catalogue",
