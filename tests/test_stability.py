@@ -155,6 +155,7 @@ def test_the_sample_is_the_first_of_each_data_set():
     views = [view.record.id for source in sample.views() for view in source]
     assert views == [f"id{n}" for n in (0, 1, 2, 3, 4, 5, 50, 51)]
     assert len(Sample(sets, "valid", 1000, ALL)) == 40
+    assert measure(Sample(sets, "nowhere", 1000, ALL), None) == {}
 
 
 @pytest.fixture(scope="module")

@@ -155,6 +155,8 @@ def measure(
     from the complete vector. `embed` is called once for each setting; `cosines` understands what
     it gives.
     """
+    if not len(sample):
+        return {}
     complete = embed(sample.views())
     rows = {CLEAN: np.arange(len(sample)), **{name: sample.kept[name] for name in settings}}
     found = {}
