@@ -112,6 +112,11 @@ class Modality(abc.ABC):
     def encode(self, contents: Contents, tokenizer: TextTokenizer, generators: Generators) -> Any:
         """An item's contents as this modality's arrays want them; not padded yet."""
 
+    @classmethod
+    def is_shown(cls, encoded: Any) -> bool:
+        """Whether anything was encoded: an item's only triple may be what is asked for."""
+        return len(encoded[0]) > 0
+
     @abc.abstractmethod
     def write(self, row: Row, encoded: Any) -> None:
         """Puts what `encode` gave into zeroed arrays of one row."""

@@ -117,7 +117,10 @@ class StructureAggregation(nn.Module):
         triples = jnp.stack([jnp.broadcast_to(c[:, None], p.shape), p, v], -2)  # [B, X, 3, D]
         axes = ("parts", "embed", "structure_heads", "width")
         t = dense((heads, D), axes, self.dtype, "w1", inputs=2)(triples)
-        attention = layers.masked_softmax(self.scores(t), mask[:, None, :], axis=-1)
+        scores = self.scores(t)
+        if self.sizes.scaled:
+            scores *= D**-0.5
+        attention = layers.masked_softmax(scores, mask[:, None, :], axis=-1)
         gathered = jnp.einsum("bhx,bxhd->bhd", attention.astype(self.dtype), t)
         gathered = self.combined(gathered, mask)
         # The residual stays in the dtype of c, float32: it is all that an item without triples has.

@@ -1,16 +1,18 @@
 """K3M, the `paper` preset: encoders, interactor, fusion, structure aggregation, heads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from k3m_jax import modalities
 from k3m_jax.data.input.batch import Batch
 from k3m_jax.model.encoders import ImageEncoder, TextEncoder, property_and_value, span_means
 from k3m_jax.model.heads import MaskedLanguageHead, MaskedObjectHead
 from k3m_jax.model.interaction import Fusion, Interactor, StructureAggregation
 from k3m_jax.model.layers import Array, KeyMask, Numerics, Scalar, dense, embedding_init
+from k3m_jax.model.second_view import has_second_view, second_batch, taken
 from k3m_jax.settings import Settings
 from k3m_jax.settings.schema import check_choice
 
@@ -36,6 +38,7 @@ class Outputs(NamedTuple):
     mom_prediction: Array | None = None  # [B, N, C] logits, or [B, N, F] features
     link_properties: Array | None = None  # [B, J, D], float32
     link_values: Array | None = None  # [B, J, D], float32
+    second_embedding: Array | None = None  # [B, D] c* of second views, float32
 
 
 class K3M(nn.Module):
@@ -67,7 +70,14 @@ class K3M(nn.Module):
     def __call__(self, batch: Batch, temperature: Scalar) -> Outputs:
         """A pretraining batch (see `data.input.batch`) -> what its objectives read."""
         title, knowledge, candidates = self._encode(batch, "title", "knowledge", "link")
-        product = self._fuse(batch, title, knowledge, temperature)
+        encoded = {"title": title, "image": self.image_encoder(batch), "knowledge": knowledge}
+        product = self._fuse(batch, encoded, temperature)
+        second = None
+        if has_second_view(batch):  # of the same encodings
+            group = self.settings.objectives.group
+            shown = {name: taken(x, batch, name, group) for name, x in encoded.items()}
+            views = second_batch(batch, modalities.active(self.settings), group)
+            second = self._fuse(views, shown, temperature).embedding
         spans = batch["link_property_spans"], batch["link_value_spans"]
         words = self.text_encoder.gathered_words()
         return Outputs(
@@ -75,18 +85,22 @@ class K3M(nn.Module):
             self.mlm_head(product.title, batch["mlm_positions"], words),
             self.mom_head(product.image[:, 1:]),
             *property_and_value(candidates, *spans),
+            second,
         )
 
     def product(self, batch: Batch, temperature: Scalar) -> Product:
         """Encodes, interacts, fuses and aggregates; any modality may be absent."""
-        return self._fuse(batch, *self._encode(batch, "title", "knowledge"), temperature)
+        title, knowledge = self._encode(batch, "title", "knowledge")
+        encoded = {"title": title, "image": self.image_encoder(batch), "knowledge": knowledge}
+        return self._fuse(batch, encoded, temperature)
 
     def _encode(self, batch: Batch, *names: str) -> tuple[Array, ...]:
         return self.text_encoder(*((batch[f"{n}_tokens"], batch[f"{n}_mask"]) for n in names))
 
-    def _fuse(self, batch: Batch, title: Array, knowledge: Array, temperature: Scalar) -> Product:
-        """From the encoded title [B, T, D] and knowledge text [B, K, D] on."""
-        image, regions = self.image_encoder(batch), batch["region_mask"]
+    def _fuse(self, batch: Batch, encoded: Mapping[str, Array], temperature: Scalar) -> Product:
+        """From the encoded title [B, T, D], image [B, R, Dv] and knowledge text [B, K, D] on."""
+        title, image, knowledge = (encoded[name] for name in ("title", "image", "knowledge"))
+        regions = batch["region_mask"]
         masks = KeyMask(batch["title_mask"]), KeyMask(regions)
         title_after, image_after = self.interactor(title, image, *masks)
         # Where the other modality is absent nothing interacted: the initial feature stands alone.
@@ -99,7 +113,10 @@ class K3M(nn.Module):
 
         pooled = [(title, batch["title_content"]), (self.image_map(image), regions)]
         pooled += [stream(batch, self.text_encoder) for stream in self.extra.values()]
-        c = mean_position(pooled, self.empty_product)
+        pool = {"positions": mean_position, "modalities": mean_modality}[
+            self.settings.model.pooling
+        ]
+        c = pool(pooled, self.empty_product)
 
         triples = batch["triple_mask"]
         attention = jnp.zeros((triples.shape[0], 0, triples.shape[1]))  # without heads
@@ -120,3 +137,13 @@ def mean_position(streams: Sequence[tuple[Array, Array]], empty_product: Array) 
     count = valid.sum(1)[:, None]
     total = jnp.where(valid[..., None], positions.astype(jnp.float32), 0.0).sum(1)
     return jnp.where(count > 0, total / jnp.maximum(count, 1), empty_product)
+
+
+def mean_modality(streams: Sequence[tuple[Array, Array]], empty_product: Array) -> Array:
+    """As `mean_position`, but first over the positions of each stream that has any: each counts 1.
+
+    Otherwise the many regions of a picture outweigh a title, and c moves far when they go.
+    """
+    means = [mean_position([stream], empty_product)[:, None] for stream in streams]
+    present = jnp.stack([mask.any(1) for _, mask in streams], 1)
+    return mean_position([(jnp.concatenate(means, 1), present)], empty_product)

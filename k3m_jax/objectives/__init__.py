@@ -4,12 +4,13 @@ from k3m_jax.objectives.base import Objective, sums, target_weights, total
 from k3m_jax.objectives.link_prediction import LinkPrediction
 from k3m_jax.objectives.masked_language import MaskedLanguage
 from k3m_jax.objectives.masked_object import MaskedObject
+from k3m_jax.objectives.second_view import SecondView
 from k3m_jax.settings import Settings
 from k3m_jax.settings.presets import PRESETS
 from k3m_jax.settings.schema import check_choice
 
 REGISTRY: dict[str, type[Objective]] = {
-    o.name: o for o in (MaskedLanguage, MaskedObject, LinkPrediction)
+    o.name: o for o in (MaskedLanguage, MaskedObject, LinkPrediction, SecondView)
 }
 
 

@@ -100,7 +100,7 @@ class Objective(abc.ABC):
 
     def write(self, row: Row, target: Any, encoded: Encoded) -> None:
         """Puts a target into zeroed arrays of one row."""
-        for name, array in target.items():
+        for name, array in (target or {}).items():
             row[name][tuple(map(slice, array.shape))] = array
 
     def write_group(self, group: Row, examples: Examples, seed: tuple[int, ...]) -> None:

@@ -114,6 +114,7 @@ class Structure:
     activation: Literal["before", "after"] = option("before", "LeakyReLU before or after w_2")
     residual: Literal["linear", "identity"] = option("linear", "W_3 c or c")
     combine: Literal["mean", "concat"] = option("mean", "heads: averaged, or joined and projected")
+    scaled: bool = option(False, "scores divided by the root of the width")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +124,9 @@ class Model:
     preset: str = option("paper", "or release (docs/fidelity.md), a baseline (docs/baselines.md)")
     knowledge_text: bool = option(False, "baselines, +PKG: the triples are text behind the title")
     extra_modalities: tuple[str, ...] = option((), "registered modalities pooled into c as well")
+    pooling: Literal["positions", "modalities"] = option(
+        "positions", "c: mean over all positions, or over each modality and then over these"
+    )
     text: Encoder = option(Encoder(12, 768, 12, 3072), "The text encoder (BERT).")
     image: Encoder = option(Encoder(layers=6, width=1024, heads=8, mlp=1024), "The image encoder.")
     interactor: Interactor = Interactor()
@@ -181,12 +185,22 @@ class LinkPrediction(Weighted):
 
 
 @dataclasses.dataclass(frozen=True)
+class SecondView(Weighted):
+    """Holds an item's vector where a modality is missing or wrong; objectives.extra=("view",)."""
+
+    temperature: Temperature = option(0.07, "cosines are divided by it")
+    wrong: Fraction = option(1 / 3, "share of views with another's title, picture or both")
+    same_product: Fraction = option(0.0, "pull of each other item of the product; its own view: 1")
+
+
+@dataclasses.dataclass(frozen=True)
 class Objectives:
     """Pretraining objectives; the loss is the weighted sum of those of the preset."""
 
     mlm: MaskedLanguage = MaskedLanguage()
     mom: MaskedObject = MaskedObject()
     lpm: LinkPrediction = LinkPrediction()
+    view: SecondView = SecondView()
     mvm: Weighted = option(Weighted(), "MVM: masked values of triples; preset release only.")
     structure: Weighted = option(Weighted(), "Is c* this product's? Preset release only.")
     extra: tuple[str, ...] = option((), "registered objectives besides those of the preset")
@@ -230,6 +244,7 @@ class Data:
     valid_split: str = option("valid", "the split of held-out evaluation")
     train_corruption: Corruption = option(Corruption(), "Corruption of training items.")
     valid_corruption: Corruption = option(Corruption(), "Corruption of held-out items.")
+    siblings: bool = option(False, "every other row: another item of the product before it, if any")
     tokenizer: str = option("", 'a Hugging Face tokenizer folder; "": that of the first source')
     workers: NonNegativeInt = option(0, "processes that prepare batches; 0: threads of this one")
     threads: PositiveInt = option(2, "of each process; more where reads are slow (docs/scaling.md)")

@@ -9,11 +9,13 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
+from k3m_jax import modalities
 from k3m_jax.data.input.batch import Batch
 from k3m_jax.model.encoders import TextEncoder
 from k3m_jax.model.heads import MaskedLanguageHead, MaskedObjectHead
 from k3m_jax.model.k3m import Outputs, Product, mean_position
 from k3m_jax.model.layers import Numerics, dense, embedding_init
+from k3m_jax.model.second_view import has_second_view, second_batch
 from k3m_jax.settings import Settings
 from k3m_jax.settings.presets import PRESETS
 
@@ -49,11 +51,15 @@ class Baseline(nn.Module):
     def __call__(self, batch: Batch, temperature: jax.Array | float) -> Outputs:
         """A pretraining batch of the preset (see `data.input.batch`) -> what objectives read."""
         product = self.product(batch, temperature)
-        words = self.text_encoder.gathered_words()
+        words, second = self.text_encoder.gathered_words(), None
+        if has_second_view(batch):
+            kinds, group = modalities.active(self.settings), self.settings.objectives.group
+            second = self.product(second_batch(batch, kinds, group), temperature).embedding
         return Outputs(
             product,
             self.mlm_head(product.title, batch["mlm_positions"], words),
             None if product.image is None else self.mom_head(product.image[:, 1:]),
+            second_embedding=second,
         )
 
     def product(self, batch: Batch, temperature: jax.Array | float) -> Product:
