@@ -20,8 +20,8 @@ def forward_flops(s: Settings) -> float:
     if s.task.downstream:
         count += _task_head(s)
     else:
-        heads = PRESETS[s.model.preset].objectives
-        count += sum(HEADS[name](s) for name in heads if name in HEADS)
+        chosen = (*PRESETS[s.model.preset].objectives, *s.objectives.extra)
+        count += sum(HEADS[name](s) for name in chosen if name in HEADS)
     return 2.0 * count
 
 
@@ -95,10 +95,22 @@ def _k3m(s: Settings) -> float:
 
 def two_streams(s: Settings) -> float:
     """The encoders and the interactor."""
-    D, Dv, inter = s.model.text.width, s.model.image.width, s.model.interactor
-    T, R = s.text_length, s.image.regions + 1
-    encoded = texts(s) + regions(s, Dv) + stack(s.model.image, R)
-    return encoded + co_attention(inter, (T, D), (R, Dv), inter.width, inter.image_mlp)
+    R = s.image.regions + 1
+    encoded = texts(s) + regions(s, s.model.image.width) + stack(s.model.image, R)
+    return encoded + _interactor(s)
+
+
+def _interactor(s: Settings) -> float:
+    inter = s.model.interactor
+    text, image = (s.text_length, s.model.text.width), (s.image.regions + 1, s.model.image.width)
+    return co_attention(inter, text, image, inter.width, inter.image_mlp)
+
+
+def _second_view(s: Settings) -> float:
+    """K3M's shares the encoders; another model's is the whole model again."""
+    if s.model.preset == "paper":
+        return _interactor(s) + fusion(s, 2, s.text_length) + structure(s) + _image_map(s)
+    return MODELS[s.model.preset](s) + _image_map(s)
 
 
 def _image_map(s: Settings) -> float:
@@ -139,4 +151,5 @@ IMAGE_WIDTHS: dict[str, Callable[[Settings], int]] = {}
 HEADS: dict[str, Callable[[Settings], float]] = {
     "mlm": lambda s: language_head(s, MaskedLanguage.from_settings(s).limit),
     "mom": _object_head,
+    "view": _second_view,
 }
