@@ -22,14 +22,26 @@ class CoAttentionBlock(nn.Module):
     image_axis: ClassVar[str] = "image_embed"  # logical name of the image's width
 
     @nn.compact
-    def __call__(self, streams: Pair, text_mask: Mask, image_mask: Mask) -> tuple[Pair, None]:
-        """Streams (text [B, T, D], image [B, R, Dv]) -> the same, after one exchange."""
+    def __call__(
+        self, streams: Pair, text_mask: Mask, image_mask: Mask, knowledge: Pair | None = None
+    ) -> tuple[Pair, None]:
+        """Streams (text [B, T, D], image [B, R, Dv]) -> the same, after one exchange.
+
+        `knowledge`, as wide as image and as text, is behind the other stream for both to attend to;
+        the masks are of what is attended to.
+        """
         (text, image), s, axis = streams, self.sizes, self.image_axis
+        text_context, image_context = image, text
+        if knowledge is not None:
+            text_context, image_context = (
+                jnp.concatenate(pair, 1) for pair in zip((image, text), knowledge, strict=True)
+            )
         text_sizes = (s.width, s.heads, s.text_mlp, "embed", axis)
         image_sizes = (s.width, s.heads, s.image_mlp, axis, "embed")
         text_layer = TransformerLayer(*text_sizes, self.numerics, name="text")
         image_layer = TransformerLayer(*image_sizes, self.numerics, name="image")
-        return (text_layer(text, image, image_mask), image_layer(image, text, text_mask)), None
+        text = text_layer(text, text_context, image_mask)
+        return (text, image_layer(image, image_context, text_mask)), None
 
 
 class Interactor(nn.Module):
@@ -43,9 +55,11 @@ class Interactor(nn.Module):
         s = self.sizes
         self.blocks = layers.scan_layers(self.block, s.blocks, s, numerics=self.numerics)
 
-    def __call__(self, text: Array, image: Array, text_mask: Mask, image_mask: Mask) -> Pair:
+    def __call__(
+        self, text: Array, image: Array, text_mask: Mask, image_mask: Mask, *knowledge: Pair
+    ) -> Pair:
         """Text [B, T, D], image [B, R, Dv] and their masks -> interactive features, same shapes."""
-        return self.blocks((text, image), text_mask, image_mask)[0]
+        return self.blocks((text, image), text_mask, image_mask, *knowledge)[0]
 
 
 class Fusion(nn.Module):

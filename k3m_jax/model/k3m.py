@@ -55,6 +55,9 @@ class K3M(nn.Module):
         self.text_encoder = TextEncoder(model.text, model.vocabulary, model.positions, numerics)
         self.image_encoder = ImageEncoder(model.image, numerics)
         self.interactor = Interactor(model.interactor, numerics)
+        if model.interactor.knowledge:
+            axes = ("embed", "image_embed")
+            self.knowledge_map = dense(model.image.width, axes, numerics.dtype, "knowledge_map")
         self.text_fusion = Fusion(model.fusion.mode, "embed", numerics)
         self.image_fusion = Fusion(model.fusion.mode, "image_embed", numerics)
         axes = ("image_embed", "width")
@@ -101,11 +104,15 @@ class K3M(nn.Module):
         """From the encoded title [B, T, D], image [B, R, Dv] and knowledge text [B, K, D] on."""
         title, image, knowledge = (encoded[name] for name in ("title", "image", "knowledge"))
         regions = batch["region_mask"]
-        masks = KeyMask(batch["title_mask"]), KeyMask(regions)
-        title_after, image_after = self.interactor(title, image, *masks)
-        # Where the other modality is absent nothing interacted: the initial feature stands alone.
-        has_title = batch["title_content"].any(1)[:, None, None]
-        has_image = regions.any(1)[:, None, None]
+        contexts, known = (batch["title_mask"], regions), ()
+        if self.settings.model.interactor.knowledge:
+            known = ((self.knowledge_map(knowledge), knowledge),)
+            contexts = (jnp.concatenate([m, batch["knowledge_mask"]], 1) for m in contexts)
+        title_context, image_context = contexts
+        masks = KeyMask(title_context), KeyMask(image_context)
+        title_after, image_after = self.interactor(title, image, *masks, *known)
+        # Where there is nothing else nothing interacted: the initial feature stands alone.
+        has_title, has_image = (m.any(1)[:, None, None] for m in (title_context, image_context))
         fused_title = self.text_fusion(title, title_after, temperature=temperature)
         fused_image = self.image_fusion(image, image_after, temperature=temperature)
         title = jnp.where(has_image, fused_title, title)

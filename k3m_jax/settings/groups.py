@@ -93,6 +93,7 @@ class Interactor:
     heads: PositiveInt = option(8, "attention heads, a divisor of the width")
     image_mlp: PositiveInt = option(1024, "feed-forward width of the image stream")
     text_mlp: PositiveInt = option(3072, "feed-forward width of the text stream")
+    knowledge: bool = option(False, "both streams also attend to the words of the triples")
     text_layers: tuple[NonNegativeInt, ...] = option((), "release: own layers run before block k")
     image_layers: tuple[NonNegativeInt, ...] = option((), "release: the same of images")
 
