@@ -15,7 +15,7 @@ from k3m_jax.data.input.pipeline import Inputs
 from k3m_jax.data.input.tokenizer import Tokenizer, count_words, train_wordpiece
 from k3m_jax.data.records import ItemView, Record
 from k3m_jax.data.store.codebook import Codebook
-from k3m_jax.data.store.shards import BuildInfo
+from k3m_jax.data.store.shards import BuildInfo, product_hash
 from k3m_jax.data.store.value_vocabulary import ValueVocabulary
 from k3m_jax.modalities.picture import Picture, PictureModality
 from k3m_jax.settings import Settings
@@ -92,6 +92,10 @@ class MemoryShards:
     def source(self, split: str) -> list[Record]:
         """The records themselves."""
         return self.splits[split]
+
+    def product_hashes(self, split: str) -> np.ndarray:
+        """As of shards."""
+        return np.array([product_hash(record.product) for record in self.splits[split]])
 
     @functools.cached_property
     def values(self) -> dict[str, Counter]:

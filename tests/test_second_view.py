@@ -9,7 +9,9 @@ import pytest
 
 from k3m_jax.data.input.batch import BatchLayout, ExampleBuilder
 from k3m_jax.data.input.pipeline import HostRows, train_batches
+from k3m_jax.data.input.siblings import Siblings
 from k3m_jax.data.records import ItemView
+from k3m_jax.evaluation.evaluator import constant_outputs
 from k3m_jax.model.network import Network
 from k3m_jax.model.second_view import taken
 from k3m_jax.objectives.second_view import NONE, SecondView, product_key, view_array
@@ -202,6 +204,16 @@ def test_negatives_are_global_over_the_mesh(given, resolved, mesh):
     assert metrics[0]["view_loss"] > 0
 
 
+def test_embeddings_that_do_not_differ_find_nothing_at_the_loss_of_a_guess(resolved):
+    B = resolved.training.batch
+    batch = {"view_weights": np.ones(B, np.float32), "view_product": np.arange(B)}
+    objective = SecondView.from_settings(resolved)
+    outputs = constant_outputs([objective], {"view": 0.0}, batch)
+    sums = objective.sums(outputs, batch, None)
+    np.testing.assert_allclose(sums["view"].total / B, np.log(B), rtol=1e-5)
+    assert sums["view_accuracy"].total == 0
+
+
 def test_a_batch_of_items_without_views_costs_nothing(resolved, given):
     batch = pretraining_batch(resolved, given, [NONE] * 3)
     batch["view_weights"][:] = 0
@@ -232,3 +244,9 @@ def test_siblings_follow_each_other_for_any_hosts(given, resolved):
             np.testing.assert_array_equal(np.concatenate([h[name] for h in halves]), array)
     for part in parts:
         part.close()
+
+
+def test_a_sibling_is_any_other_item_of_the_product_or_else_any_item():
+    rng, siblings = np.random.default_rng(0), Siblings(np.array([7, 3, 7, 9, 7, 3]))
+    drawn = {i: {siblings.draw(i, rng) for _ in range(200)} for i in range(6)}
+    assert drawn == {0: {2, 4}, 2: {0, 4}, 4: {0, 2}, 1: {5}, 5: {1}, 3: set(range(6))}

@@ -111,6 +111,7 @@ class Build:
         paired = frozenset(item for _, pair in self._pairs for item in (pair.a, pair.b))
         self.statistics = DatasetStatistics(paired)
         splitting = Splitting(a.valid_fraction, a.fold, a.folds)
+        self._products: dict[str, np.ndarray] = {}
         self.rejects: list[RejectedLine] = []
         self._usable = collections.Counter[str]()  # lines by split
         # Those whose ids have the smallest hashes, of train first: the same in any order of lines.
@@ -136,7 +137,7 @@ class Build:
         with Beam too. Its own shuffling of more than memory holds needs TensorFlow.
         """
         waiting = sqlite3.connect(self._scratch / "records")
-        waiting.execute("CREATE TABLE records (split, hash, record)")
+        waiting.execute("CREATE TABLE records (split, hash, product, record)")
         hashers = {split: hashing.Hasher(split) for split in self.splits}
         rejected = {(reject.file, reject.line) for reject in self.rejects}
         lines = (raw for raw in self.catalog.lines() if raw[:2] not in rejected)
@@ -145,14 +146,19 @@ class Build:
             self.statistics.add(outcome)
             if not isinstance(outcome, RejectedLine):
                 key = hashers[outcome.split].hash_key(outcome.record.id.encode())
-                row = outcome.split, key.to_bytes(16, "big"), pickle.dumps(outcome.record)
-                waiting.execute("INSERT INTO records VALUES (?, ?, ?)", row)
+                record = outcome.record
+                row = key.to_bytes(16, "big"), record.product, pickle.dumps(record)
+                waiting.execute("INSERT INTO records VALUES (?, ?, ?, ?)", (outcome.split, *row))
         self.check_splits()
         waiting.execute("CREATE INDEX in_order ON records (split, hash)")
         sizes = "SELECT COUNT(*), SUM(LENGTH(record)) FROM records WHERE split = ?"
-        query, files = "SELECT record FROM records WHERE split = ? ORDER BY hash", {}
+        in_order = "SELECT {} FROM records WHERE split = ? ORDER BY hash"
+        query, files = in_order.format("record"), {}
         for split in self.splits:
             items, size = waiting.execute(sizes, (split,)).fetchone()
+            products = waiting.execute(in_order.format("product"), (split,))
+            hashes = (shards.product_hash(name) for (name,) in products)
+            self._products[split] = np.fromiter(hashes, np.int64, items)
             count = shards.files_of(items, size, self._arguments.shards)
             ends, records = np.arange(count + 1) * items // count, waiting.execute(query, (split,))
             files[split] = [functools.partial(_examples, records, n) for n in np.diff(ends)]
@@ -173,6 +179,9 @@ class Build:
         a, codebook, found = self._arguments, self.builder.codebook, self.statistics
         table = {p: dict(sorted(values.items())) for p, values in sorted(found.values.items())}
         (folder / shards.VALUES).write_text(json.dumps(table, ensure_ascii=False))
+        if self._products:
+            with (folder / shards.PRODUCTS).open("wb") as file:
+                np.savez(file, **self._products)
         pairs = resolve_pairs(self._pairs, found.paired, self.builder.view, bool(a.folds))
         pairs.write(folder)
         if pairs.rematched:

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import grain
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
 from k3m_jax import tasks
 from k3m_jax.data.corruption import EVALUATION_SEED, Corrupter
 from k3m_jax.data.input.batch import Batch, BatchLayout, ExampleBuilder, PretrainingExample
+from k3m_jax.data.input.siblings import with_sibling
 from k3m_jax.data.input.tokenizer import Tokenizer
 from k3m_jax.data.records import ItemView, Record
 from k3m_jax.data.store.codebook import Codebook
@@ -270,8 +270,8 @@ def train_items(settings: Settings, inputs: Inputs) -> Examples:
     # Each source has a seed of its own, or sources of one length would share an order.
     seeds = [_seed(settings.seed, i) for i in range(len(sources))]
     if data.siblings and not task.downstream:
-        each, kin = 2, (siblings_of(shards.source(split)) for shards in inputs.shard_sets)
-        mixed = [with_sibling(*source) for source in zip(sources, kin, seeds, strict=True)]
+        each, products = 2, (shards.product_hashes(split) for shards in inputs.shard_sets)
+        mixed = [with_sibling(*source) for source in zip(sources, products, seeds, strict=True)]
     else:
         mixed = [source.shuffle(s).repeat() for source, s in zip(sources, seeds, strict=True)]
     items = grain.MapDataset.mix(mixed, weights) if len(mixed) > 1 else mixed[0]
@@ -281,29 +281,6 @@ def train_items(settings: Settings, inputs: Inputs) -> Examples:
     layout = BatchLayout.of(settings)
     build = ExampleBuilder(layout, inputs.tokenizer, inputs.vocabulary, training=True)
     return items.random_map(build, seed=_seed(settings.seed, len(sources)))
-
-
-def siblings_of(source: Sequence[Record]) -> list[np.ndarray]:
-    """The other items of each item's product, by index; reads the whole split once."""
-    places: dict[str, list[int]] = {}
-    products = [record.product for record in tqdm(source, "products", unit=" items")]
-    for index, product in enumerate(products):
-        places.setdefault(product, []).append(index)
-    return [np.array([i for i in places[p] if i != index]) for index, p in enumerate(products)]
-
-
-def with_sibling(
-    views: grain.MapDataset[ItemView], siblings: Sequence[np.ndarray], seed: int
-) -> grain.MapDataset[tuple[ItemView, ItemView]]:
-    """Items in random order, without end, each with another item of its product, or with any."""
-
-    def pair(index: int, rng: np.random.Generator) -> tuple[ItemView, ItemView]:
-        others = siblings[index]
-        other = others[rng.integers(len(others))] if len(others) else rng.integers(len(siblings))
-        return views[index], views[int(other)]
-
-    order = grain.MapDataset.source(range(len(siblings))).shuffle(seed).repeat()
-    return order.random_map(pair, seed=seed)
 
 
 def eval_items(settings: Settings, inputs: Inputs) -> Examples:

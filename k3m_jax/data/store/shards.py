@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core import writer
+from tqdm import tqdm
 
 from k3m_jax.data.records import Record
 from k3m_jax.data.store import remote
@@ -28,6 +29,7 @@ from k3m_jax.settings import Backbone, UserError
 NAME, FORMAT_VERSION = "k3m_products", "2.0.0"
 BUILD_INFO, VALUES, REJECTS = "build.json", "values.json", "rejects.jsonl"
 CODEBOOK, TOKENIZER = "codebook.npz", "tokenizer"
+PRODUCTS = "products.npz"  # by split, `product_hash` of each item
 DATASET_INFO = "dataset_info.json"  # of TFDS
 IDENTITY = ("id", "product", "category", "source")  # of an item, next to its modalities
 FILE_BYTES = 32 << 20  # of one file of shards, where the number of files is not given
@@ -131,6 +133,11 @@ def to_example(record: Record) -> dict[str, Any]:
     return example
 
 
+def product_hash(product: str) -> int:
+    """Of a product's id: 64 bits, signed."""
+    return int.from_bytes(hashlib.blake2b(product.encode(), digest_size=8).digest(), signed=True)
+
+
 def _tfds_feature(feature: Feature) -> Any:
     if feature.dtype is str:
         text = tfds.features.Text()
@@ -196,6 +203,18 @@ class ShardSet:
             folder = remote.local_copies([*metadata, *files], info.fingerprint)
         source = tfds.builder_from_directory(folder).as_data_source(split)
         return ProductSource(source, name, info.layout)
+
+    def product_hashes(self, split: str) -> np.ndarray:
+        """`product_hash` of each item of a split, int64 [I].
+
+        Reads the whole split where the build has not left them (Beam does not).
+        """
+        path = self.folder / PRODUCTS
+        if path.exists():
+            with path.open("rb") as file:
+                return np.load(file)[split]
+        items = tqdm(self.source(split), f"products of {split}", unit=" items")
+        return np.array([product_hash(record.product) for record in items], np.int64)
 
     @functools.cached_property
     def values(self) -> Mapping[str, Mapping[str, int]]:
