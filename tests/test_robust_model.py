@@ -53,7 +53,7 @@ def test_words_that_are_masked_out_change_nothing(knowing):
         np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
 
 
-def test_by_modality_each_counts_once_however_long_and_absence_falls_back():
+def test_by_modality_each_counts_once_however_long_and_what_is_absent_is_learned():
     rng = np.random.default_rng(0)
     title, image = rng.normal(size=(4, 3, 5)), rng.normal(size=(4, 30, 5))
     masks = rng.random((4, 3)) < 0.7, rng.random((4, 30)) < 0.7
@@ -62,13 +62,14 @@ def test_by_modality_each_counts_once_however_long_and_absence_falls_back():
     masks[1][1:3] = False
     masks[0][2] = True
     masks[0][3] = masks[1][3] = False
-    empty = rng.normal(size=5)
-    found = mean_modality([(title, masks[0]), (image, masks[1])], empty)
+    absent = rng.normal(size=(2, 5))
+    found = mean_modality([(title, masks[0]), (image, masks[1])], absent)
     for i in range(4):
         means = [
-            x[i][m[i]].mean(0) for x, m in zip((title, image), masks, strict=True) if m[i].any()
+            x[i][mask[i]].mean(0) if mask[i].any() else lacking
+            for x, mask, lacking in zip((title, image), masks, absent, strict=True)
         ]
-        expected = np.mean(means, 0) if means else empty
+        expected = np.mean(means, 0)
         np.testing.assert_allclose(found[i], expected, rtol=1e-5, atol=1e-6)
 
 

@@ -119,6 +119,7 @@ class StructureAggregation(nn.Module):
 
     sizes: settings.Structure
     dtype: jnp.dtype
+    learned_absence: bool = False  # of triples: a vector in the place of their sum
 
     @nn.compact
     def __call__(self, c: Array, p: Array, v: Array, mask: Array) -> tuple[Array, Array]:
@@ -137,6 +138,9 @@ class StructureAggregation(nn.Module):
         attention = layers.masked_softmax(scores, mask[:, None, :], axis=-1)
         gathered = jnp.einsum("bhx,bxhd->bhd", attention.astype(self.dtype), t)
         gathered = self.combined(gathered, mask)
+        if self.learned_absence:
+            absent = self.param("absent", layers.embedding_init("norm"), (D,)).astype(self.dtype)
+            gathered = jnp.where(mask.any(1, keepdims=True), gathered, absent)
         # The residual stays in the dtype of c, float32: it is all that an item without triples has.
         if self.sizes.residual == "linear":
             c = dense(D, ("embed", "width"), self.dtype, "w3", rounded=False)(c)

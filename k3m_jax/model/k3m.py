@@ -66,7 +66,12 @@ class K3M(nn.Module):
             check_choice("model.extra_modalities", name, STREAMS)
         self.extra = {n: STREAMS[n](self.settings, numerics) for n in model.extra_modalities}
         self.empty_product = self.param("absent", embedding_init("norm"), (model.text.width,))
-        self.structure = StructureAggregation(model.structure, numerics.dtype)
+        learned_absence = model.pooling == "modalities"
+        if learned_absence:
+            shape = (2 + len(self.extra), model.text.width)
+            self.absent = self.param("absent_modalities", embedding_init("streams", "norm"), shape)
+        sizes = model.structure
+        self.structure = StructureAggregation(sizes, numerics.dtype, learned_absence)
         self.mlm_head = MaskedLanguageHead(numerics.dtype)
         self.mom_head = MaskedObjectHead(self.settings.region_outputs, numerics.dtype)
 
@@ -120,10 +125,10 @@ class K3M(nn.Module):
 
         pooled = [(title, batch["title_content"]), (self.image_map(image), regions)]
         pooled += [stream(batch, self.text_encoder) for stream in self.extra.values()]
-        pool = {"positions": mean_position, "modalities": mean_modality}[
-            self.settings.model.pooling
-        ]
-        c = pool(pooled, self.empty_product)
+        if self.settings.model.pooling == "modalities":
+            c = mean_modality(pooled, self.absent)
+        else:
+            c = mean_position(pooled, self.empty_product)
 
         triples = batch["triple_mask"]
         attention = jnp.zeros((triples.shape[0], 0, triples.shape[1]))  # without heads
@@ -146,11 +151,10 @@ def mean_position(streams: Sequence[tuple[Array, Array]], empty_product: Array) 
     return jnp.where(count > 0, total / jnp.maximum(count, 1), empty_product)
 
 
-def mean_modality(streams: Sequence[tuple[Array, Array]], empty_product: Array) -> Array:
-    """As `mean_position`, but first over the positions of each stream that has any: each counts 1.
+def mean_modality(streams: Sequence[tuple[Array, Array]], absent: Array) -> Array:
+    """Mean over the streams of the mean over each one's positions, or of its `absent` [n, width].
 
-    Otherwise the many regions of a picture outweigh a title, and c moves far when they go.
+    A picture's many regions do not outweigh a title, and c keeps its place when one of them goes.
     """
-    means = [mean_position([stream], empty_product)[:, None] for stream in streams]
-    present = jnp.stack([mask.any(1) for _, mask in streams], 1)
-    return mean_position([(jnp.concatenate(means, 1), present)], empty_product)
+    means = [mean_position([s], absent[i]) for i, s in enumerate(streams)]
+    return jnp.stack(means).mean(0)

@@ -126,7 +126,7 @@ class Model:
     knowledge_text: bool = option(False, "baselines, +PKG: the triples are text behind the title")
     extra_modalities: tuple[str, ...] = option((), "registered modalities pooled into c as well")
     pooling: Literal["positions", "modalities"] = option(
-        "positions", "c: mean over all positions, or over each modality and then over these"
+        "positions", "c: mean of all positions, or of modalities, absent ones learned vectors"
     )
     text: Encoder = option(Encoder(12, 768, 12, 3072), "The text encoder (BERT).")
     image: Encoder = option(Encoder(layers=6, width=1024, heads=8, mlp=1024), "The image encoder.")
