@@ -250,3 +250,10 @@ def test_a_sibling_is_any_other_item_of_the_product_or_else_any_item():
     rng, siblings = np.random.default_rng(0), Siblings(np.array([7, 3, 7, 9, 7, 3]))
     drawn = {i: {siblings.draw(i, rng) for _ in range(200)} for i in range(6)}
     assert drawn == {0: {2, 4}, 2: {0, 4}, 4: {0, 2}, 1: {5}, 5: {1}, 3: set(range(6))}
+
+
+def test_a_view_is_told_in_words(resolved):
+    objective = SecondView.from_settings(resolved)
+    row = {view_array(name): np.array(r) for name, r in zip(NAMES, (2, NONE, 0), strict=True)}
+    assert objective.describe(row, None, "abcd") == "title of c, knowledge of a"
+    assert objective.describe(dict.fromkeys(row, np.array(NONE)), None, "abcd") == "nothing"

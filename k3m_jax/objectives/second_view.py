@@ -104,6 +104,11 @@ class SecondView(base.Objective):
             return {}
         return dict.fromkeys(own, row) | dict.fromkeys(names, others[rng.integers(len(others))])
 
+    def describe(self, row: Row, tokenizer: Any, group: Sequence[str]) -> str:
+        rows = {m.name: int(row[view_array(m.name)]) for m in self.modalities}
+        shown = [f"{name} of {group[r]}" for name, r in rows.items() if r != NONE]
+        return ", ".join(shown) or "nothing"
+
     def sums(self, outputs: Any, batch: Batch, key: jax.Array | None) -> dict[str, Sum]:
         """Negatives are of the whole batch, on whatever devices; of a micro-batch where it is cut.
 
