@@ -257,3 +257,29 @@ def test_a_view_is_told_in_words(resolved):
     row = {view_array(name): np.array(r) for name, r in zip(NAMES, (2, NONE, 0), strict=True)}
     assert objective.describe(row, None, "abcd") == "title of c, knowledge of a"
     assert objective.describe(dict.fromkeys(row, np.array(NONE)), None, "abcd") == "nothing"
+
+
+def test_of_a_title_with_its_triples_behind_it_each_is_taken_by_itself(given):
+    base = baseline("vilbert", knowledge_text=True)
+    goals = Objectives(group=GROUP, extra=("view",))
+    settings = settings_for(given, objectives=goals, model=base.model)
+    (title, _), encode = SecondView.from_settings(settings).modalities, tokenizer()
+    bare = having(products(1)[0], image=NO_PICTURE)
+    records = [*products(200), bare, having(bare, title=""), having(bare, knowledge=()), None]
+    batch = collated(settings, records, wrong=0.5)
+    kinds = set()
+    names = [view_array(name) for name in ("title", "image", "knowledge")]
+    for index, (t, image, k) in enumerate(zip(*(batch[n].tolist() for n in names), strict=True)):
+        own, start = index % GROUP, index // GROUP * GROUP
+        kinds.add(tuple(-1 if r == NONE else int(r == own) for r in (t, image, k)))
+        contents = {
+            "title": records[start + t].title if t != NONE else "",
+            "knowledge": records[start + k].triples if k != NONE else (),
+        }
+        expected = title.encode(contents, encode, {})
+        length = len(expected.tokens)
+        assert batch["view_title_tokens"][index, :length].tolist() == expected.tokens.tolist()
+        assert batch["view_title_mask"][index].sum() == length
+        assert batch["view_title_content"][index].sum() == expected.content.sum()
+    assert {(0, 1, 1), (1, 0, 1), (0, 0, 1), (-1, 1, 1), (1, -1, -1), (-1, -1, 1)} <= kinds
+    assert batch["view_weights"][-4:].tolist() == [1, 0, 0, 0]

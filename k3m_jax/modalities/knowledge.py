@@ -4,6 +4,7 @@ Spans are recorded as the text is written: values hold any character, delimiters
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -151,6 +152,14 @@ class Title(base.TextModality):
         if self.knowledge:
             parts.append(self.knowledge.encode(contents, tokenizer, generators).tokens[1:-1])
         return self.joined(tokenizer, *parts)
+
+    def parts(self, contents: base.Contents, encoded: base.EncodedText) -> dict[str, np.ndarray]:
+        """The tokens of `title` and of `knowledge` in what `encode` gave; no special ones."""
+        ends = np.flatnonzero(~encoded.content)
+        found = [encoded.tokens[a + 1 : b] for a, b in itertools.pairwise(ends)]
+        names = ("title", "knowledge") if self.is_present(contents["title"]) else ("knowledge",)
+        nothing = np.zeros(0, np.int32)
+        return {"title": nothing, "knowledge": nothing} | dict(zip(names, found, strict=False))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,12 @@ def second_batch(batch: Batch, kinds: Sequence[Modality], group: int) -> Batch:
     names = {name: kind.name for kind in kinds for name in kind.arrays}
     if "region_hidden" in batch:  # or the picture would show what MOM asks for
         names["region_hidden"] = "image"
-    return {name: taken(batch[name], batch, kind, group) for name, kind in names.items()}
+    return {
+        name: batch[written]
+        if (written := f"view_{name}") in batch
+        else taken(batch[name], batch, kind, group)
+        for name, kind in names.items()
+    }
 
 
 def taken(x: jax.Array, batch: Batch, modality: str, group: int) -> jax.Array:

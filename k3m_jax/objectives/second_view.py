@@ -13,13 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from k3m_jax import modalities
-from k3m_jax.modalities.base import Array, Modality, Row
+from k3m_jax.modalities.base import Array, EncodedText, Modality, Row
+from k3m_jax.modalities.knowledge import Title
 from k3m_jax.objectives import base
 from k3m_jax.objectives.base import Batch, Reported, Sum, weighted_sum
 from k3m_jax.settings import SecondView as Options
 from k3m_jax.settings import Settings
 
 NONE = -1  # the row of an absent modality
+STREAM = 1  # of chance, apart from other objectives' of the same group
 WRONG = ("title", "image")  # what may be another product's; knowledge is what is known for sure
 
 
@@ -29,7 +31,8 @@ class SecondView(base.Objective):
 
     A view shows a random proper subset of the item's modalities, or all of them with a title, a
     picture or both of another product. Rows of a group give each other what is wrong, so that the
-    model encodes nothing twice: a view is which row each modality is taken from.
+    model encodes nothing twice: a view is which row each modality is taken from. Where triples are
+    text behind the title (+PKG), which no mask can part, the text of a view is written again.
     """
 
     name: ClassVar[str] = "view"
@@ -47,21 +50,38 @@ class SecondView(base.Objective):
         return cls(settings.objectives.view, modalities.active(settings))
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities that a view takes one by one."""
+        behind = ("knowledge",) if self._joint else ()
+        return (*(m.name for m in self.modalities), *behind)
+
+    @property
+    def _joint(self) -> Title | None:
+        """The title, if it has the triples behind it."""
+        titles = (m for m in self.modalities if isinstance(m, Title) and m.knowledge)
+        return next(titles, None)
+
+    @property
     def arrays(self) -> dict[str, Array]:
         row = "row of the group that shows the second view's {}; -1 is none"
-        taken = {
-            view_array(m.name): Array((), np.int32, row.format(m.name)) for m in self.modalities
-        }
-        return taken | {
-            "view_product": Array((), np.int32, "a hash of the product"),
-            "view_weights": Array((), np.float32, "1 where there is a second view"),
-        }
+        taken = {view_array(name): Array((), np.int32, row.format(name)) for name in self.names}
+        texts = self._joint.arrays if self._joint else {}
+        return (
+            taken
+            | {f"view_{name}": array for name, array in texts.items()}
+            | {
+                "view_product": Array((), np.int32, "a hash of the product"),
+                "view_weights": Array((), np.float32, "1 where there is a second view"),
+            }
+        )
 
     def write_group(self, group: Row, examples: base.Examples, seed: tuple[int, ...]) -> None:
         """Draws the views of all rows; an item of one modality has none."""
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng((*seed, STREAM))
         shown = [self._present(e) if e else frozenset() for e in examples]
         products = [e and e.view.record.product for e in examples]
+        for name in self.names:
+            group[view_array(name)][...] = NONE
         for row, example in enumerate(examples):
             if example is None:
                 continue
@@ -71,11 +91,37 @@ class SecondView(base.Objective):
             if len(own) > 1:
                 view = self._wrong(row, shown, products, rng) or part_of(own, row, rng)
                 group["view_weights"][row] = 1
-            for m in self.modalities:
-                group[view_array(m.name)][row] = view.get(m.name, NONE)
+            for name, source in view.items():
+                group[view_array(name)][row] = source
+            if self._joint:
+                self._write_text(group, row, view, examples)
 
     def _present(self, example: Any) -> frozenset[str]:
-        return frozenset(m.name for m in self.modalities if m.is_shown(example.encoded[m.name]))
+        shown = {m.name for m in self.modalities if m.is_shown(example.encoded[m.name])}
+        if self._joint:
+            shown.discard("title")
+            shown |= {name for name, part in self._parts(example).items() if len(part)}
+        return frozenset(shown)
+
+    def _parts(self, example: Any) -> dict[str, np.ndarray]:
+        return self._joint.parts(example.view.visible, example.encoded["title"])
+
+    def _write_text(
+        self, group: Row, row: int, view: Mapping[str, int], examples: base.Examples
+    ) -> None:
+        """[CLS] title [SEP] triples [SEP] of the rows that a view takes them from."""
+        tokens, content = [], []
+        for name in (name for name in ("title", "knowledge") if name in view):
+            source = examples[view[name]]
+            cls, *_, sep = source.encoded["title"].tokens
+            part = self._parts(source)[name]
+            tokens = [*(tokens or [cls]), *part, sep]
+            content = [*(content or [False]), *[True] * len(part), False]
+        # A long title before long triples; the last [SEP] stays.
+        length = min(len(tokens), self._joint.length)
+        text = EncodedText(np.array(tokens[:length], np.int32), np.array(content[:length], bool))
+        arrays = {name: group[f"view_{name}"][row] for name in self._joint.arrays}
+        self._joint.write(arrays, text)
 
     def _wrong(
         self,
@@ -105,7 +151,7 @@ class SecondView(base.Objective):
         return dict.fromkeys(own, row) | dict.fromkeys(names, others[rng.integers(len(others))])
 
     def describe(self, row: Row, tokenizer: Any, group: Sequence[str]) -> str:
-        rows = {m.name: int(row[view_array(m.name)]) for m in self.modalities}
+        rows = {name: int(row[view_array(name)]) for name in self.names}
         shown = [f"{name} of {group[r]}" for name, r in rows.items() if r != NONE]
         return ", ".join(shown) or "nothing"
 
