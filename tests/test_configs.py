@@ -18,6 +18,7 @@ NAMES = (
     "baselines",
     "k3m_base",
     "k3m_release",
+    "k3m_robust",
     "quickstart",
     "gpu_debug",
     "overfit_batch",

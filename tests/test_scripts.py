@@ -35,7 +35,7 @@ class Project:
         self.bin = folder / "bin"
         self.bin.mkdir()
         shutil.copytree(ROOT / "launch", self.folder / "launch")
-        for name in ("requirements.txt", "requirements-dev.txt"):
+        for name in ("requirements.txt", "requirements-dev.txt", "requirements-torch.txt"):
             shutil.copy(ROOT / name, self.folder)
         for tool in ("bash", "cat", "cmp", "cp", "dirname", "mkdir", "touch"):
             (self.bin / tool).symlink_to(shutil.which(tool))
@@ -64,7 +64,7 @@ def project(tmp_path):
     return Project(tmp_path)
 
 
-@pytest.mark.parametrize("script", ["quickstart.sh", "test.sh"])
+@pytest.mark.parametrize("script", ["quickstart.sh", "robust.sh", "test.sh"])
 def test_help_does_nothing_else(project, script):
     done, calls = project.run(script, "--help")
     assert done.returncode == 0
@@ -100,6 +100,24 @@ def test_quickstart_takes_no_arguments(project):
     done, calls = project.run("quickstart.sh", "--steps=5")
     assert done.returncode == 2
     assert calls == []
+
+
+def test_robust_takes_a_folder_from_pictures_to_measures(project, tmp_path):
+    dump = tmp_path / "a dump"
+    dump.mkdir()
+    done, calls = project.run("robust.sh", str(dump))
+    assert (done.returncode, calls) == (2, [])
+    assert "products.jsonl" in done.stderr
+    (dump / "products.jsonl").touch()
+    done, calls = project.run("robust.sh", "a dump", "runs/mine", "--config.seed=3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert calls[1].endswith("-rrequirements.txt -rrequirements-torch.txt")
+    steps = ["extract_regions", "build_shards", "pretrain", "evaluate", "probe"]
+    assert [line.split()[1] for line in calls[2:]] == [f"launch.{step}" for step in steps]
+    assert all(f"--input={dump}" in line for line in calls[2:4])
+    assert calls[4].endswith("--config.data.sources=('runs/mine/shards',) --config.seed=3")
+    done, _ = project.run("robust.sh", str(dump), FAKE_FAILS="pretrain")
+    assert done.returncode == 7
 
 
 def test_test_script_passes_arguments_on(project):
