@@ -1,9 +1,11 @@
 import json
+import sys
 
 import pytest
 
 from k3m_jax.data.build.local import BuildArguments, build
 from k3m_jax.data.catalog.region_features import RegionReader
+from k3m_jax.pretrained import vision
 from k3m_jax.pretrained.vision import extraction
 from k3m_jax.settings import Backbone, UserError
 from launch.cli import run_command
@@ -88,11 +90,12 @@ def test_lines_that_are_no_products(dump, tmp_path):
         '{"id": "../x", "images": ["0.jpg"]}',
         '{"id": "y", "images": ["lost.jpg"]}',
         '{"id": "z", "images": ["../0.jpg"]}',
+        '{"id": "' + "z" * 300 + '", "images": ["0.jpg"]}',
     ]
     (dump / "products.jsonl").write_text("\n".join([lines[0], *odd, lines[0]]))
     report = extract(Eyes(), dump, tmp_path / "out")
-    assert "1 pictures of 6 lines" in report
-    counts = '"not_json": 1, "outside_folder": 2, "picture_not_found": 1, "repeated_id": 1'
+    assert "1 pictures of 7 lines" in report
+    counts = '"not_json": 1, "outside_folder": 3, "picture_not_found": 1, "repeated_id": 1'
     assert counts in report
 
 
@@ -117,6 +120,16 @@ def test_the_data_set_knows_what_made_its_regions(dump, tmp_path):
     assert built.info.backbone == Backbone("eyes", "seven", 8, 2)
     assert (built.info.regions, built.info.classes, built.info.top_classes) == (4, 5, 5)
     assert built.info.rejects == {"bad_picture": 2}
+
+
+def test_without_torch_the_command_says_what_to_install(dump, tmp_path, monkeypatch, capsys):
+    for name in ("efficientnet", "huggingface", "detector", "grid"):
+        monkeypatch.delitem(sys.modules, f"{vision.__name__}.{name}", raising=False)
+        monkeypatch.delattr(vision, name, raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    flags = [f"--input={dump}", f"--output={tmp_path / 'out'}", "--model=efficientnet_lite0"]
+    assert run_command("launch.extract_regions", flags) == 2
+    assert "requirements-torch.txt" in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_there(dump, tmp_path, capsys):

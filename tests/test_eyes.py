@@ -1,5 +1,6 @@
 """Models of regions that know which frozen model made them: pictures go straight in."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from k3m_jax.data.build.local import BuildArguments, build
 from k3m_jax.data.catalog.readers import open_catalog
-from k3m_jax.data.input.pipeline import open_inputs
+from k3m_jax.data.input.pipeline import open_inputs, train_batches
 from k3m_jax.modalities import pixels
 from k3m_jax.model.network import Network
 from k3m_jax.pretrained import vision
@@ -67,7 +68,16 @@ def test_a_run_has_the_frozen_model_of_its_data(dump, tmp_path):
         model=dataclasses.replace(DETECTED.model, vocabulary=0),
     )
     inputs = open_inputs(data)
-    assert inputs.resolve(chosen).image.backbone == Eyes().identity
+    resolved = inputs.resolve(chosen)
+    assert resolved.image.backbone == MADE
+    # Four regions where the model has places for six.
+    wide = dataclasses.replace(resolved, image=dataclasses.replace(resolved.image, regions=6))
+    with contextlib.closing(train_batches(wide, inputs)) as batches:
+        batch = next(batches)
+    seen = batch["region_mask"][:, 1:]
+    assert set(seen.sum(1)) == {0, 4}
+    np.testing.assert_allclose(batch["class_probs"].sum(-1), seen, atol=1e-6)
+    assert batch["region_inputs"][seen].any(-1).all()
     other = data_set(dump, tmp_path / "other", Eyes(weights="eight"))
     mixed = inputs._replace(shard_sets=[shards, other])
     with pytest.raises(UserError, match="different frozen models"):
@@ -94,7 +104,7 @@ def test_a_picture_becomes_the_regions_that_its_frozen_model_sees(opened):
 def test_what_is_missing_is_said_in_one_line(opened):
     with pytest.raises(UserError, match="other weights than the eyes"):
         model(Backbone("eyes", "eight", 8, 2)).record("a", picture=jpeg(1, 20))
-    with pytest.raises(UserError, match="detector of the model's regions is not known"):
+    with pytest.raises(UserError, match="not known what made the model's regions"):
         model(Backbone()).record("a", picture=jpeg(1, 20))
 
 

@@ -1,12 +1,16 @@
 """Models of Hugging Face with random weights, saved to a folder and read back: no network."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from k3m_jax.data.catalog.region_features import make_regions
 from k3m_jax.settings import UserError
+from tests.conftest import ROOT
+from tests.eyes import write_dump
 
 torch = pytest.importorskip("torch", reason="pip install -r requirements-torch.txt")
 import transformers as t  # noqa: E402
@@ -175,6 +179,31 @@ def test_the_same_model_is_known_by_its_weights(folders, tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(SCALING))
     with pytest.raises(UserError, match="no weights for"):
         open_backbone(str(tmp_path))
+
+
+@pytest.mark.long
+def test_a_killed_command_goes_on(folders, tmp_path):
+    dump = write_dump(tmp_path / "dump", lines=400)
+
+    def command(output):
+        flags = [f"--model={folders / 'vit'}", f"--input={dump}", f"--output={output}", "--batch=3"]
+        run = [sys.executable, "-m", "launch.extract_regions", *flags]
+        return subprocess.Popen(run, cwd=ROOT, stderr=subprocess.DEVNULL)
+
+    assert command(tmp_path / "whole").wait() == 0
+    first = command(tmp_path / "out")
+    while len(list((tmp_path / "out").rglob("*.npz"))) < 50:
+        assert first.poll() is None
+    first.kill()
+    first.wait()
+    assert not (tmp_path / "out" / "shop" / "399.npz").exists()
+    assert command(tmp_path / "out").wait() == 0
+    whole, out = (
+        {path.relative_to(top): path.read_bytes() for path in top.rglob("*.*")}
+        for top in (tmp_path / "whole", tmp_path / "out")
+    )
+    assert len(whole) > 200
+    assert out == whole
 
 
 def test_efficientnet_of_a_package():

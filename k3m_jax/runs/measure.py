@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import pathlib
+import tempfile
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -145,36 +146,29 @@ def open_source(source: str, own: ShardSet, workdir: epath.Path) -> ShardSet:
             return open_shards(folder)
         except UserError as error:
             raise UserError(f"{folder} holds neither {PRODUCTS} nor shards: {error}") from error
-    target = workdir / "catalogues" / digest(source, own.info.fingerprint)
-    regions = own.info.front_end == "regions"
-    if regions and not own.info.backbone.model:
-        raise UserError(
-            f"{source} is a catalog without region features, and the run reads regions: name "
-            "shards, python -m launch.build_shards --front_end=regions"
-        )
+    how = {"patch_size": own.info.patch_size, "codebook": str(own.folder)}
+    if own.info.front_end == "regions":
+        if not own.info.backbone.model:
+            raise UserError(
+                f"{source} is a catalog without region features, and the run reads regions: name "
+                "shards, python -m launch.build_shards --front_end=regions"
+            )
+        how = {"front_end": "regions", "top_classes": own.info.top_classes}
     arguments = BuildArguments(
         "jsonl",
         source,
-        str(target),
+        str(workdir / "catalogues" / digest(source, own.info.fingerprint)),
         image_size=own.info.image_size,
         vocabulary_size=0,  # the run has its own
-        **(
-            {
-                "front_end": "regions",
-                "region_features": str(target / "region_features"),
-                "top_classes": own.info.top_classes,
-            }
-            if regions
-            else {"patch_size": own.info.patch_size, "codebook": str(own.folder)}
-        ),
+        **how,
     )
     if not arguments.folder.exists():
-        if regions:
-            folder = pathlib.Path(arguments.region_features)
-            catalog = open_catalog(arguments.format, source)
-            extract(open_identical(own.info.backbone), catalog, folder, BATCH, workers=0)
         # Another process may build it meanwhile: a folder gets its name when it is whole.
-        with contextlib.suppress(FileExistsError):
+        with contextlib.suppress(FileExistsError), tempfile.TemporaryDirectory() as folder:
+            if own.info.front_end == "regions":
+                eyes, catalog = open_identical(own.info.backbone), open_catalog("jsonl", source)
+                extract(eyes, catalog, pathlib.Path(folder), BATCH, workers=0)
+                arguments = dataclasses.replace(arguments, region_features=folder)
             return build(arguments)
     return open_shards(arguments.folder)
 

@@ -195,8 +195,10 @@ def write_card(
     picture, product = f"picture={file}", f'"picture": {file}'
     if s.image.front_end == "regions":
         count, width = s.image.regions, s.image.feature_dim
-        image = f"{count} regions of a detector at most, {width} numbers each"
-        picture, product = "regions=arrays", '"boxes": boxes, "features": features'
+        made = portable(s).image.backbone.model
+        image = f"{count} regions of {made or 'a detector'} at most, {width} numbers each"
+        picture = picture if made else "regions=arrays"
+        product = '"boxes": boxes, "features": features'
     start = "It was trained from scratch."
     if meta.imported is not None:
         source = ", ".join(f"{key} {x}" for key, x in meta.imported.items() if key != "folder")

@@ -36,9 +36,8 @@ def open_backbone(model: str, size: int = 0, grid: int = 0) -> VisionBackbone:
         kind = efficientnet if model == efficientnet.NAME else huggingface
         return kind.load(model, size, grid)
     except ImportError as error:
-        raise UserError(
-            f"{model} needs packages that can't be imported ({error}): {NEEDED}"
-        ) from error
+        missing = f"{model} needs packages that can't be imported ({error})"
+        raise UserError(f"{missing}: {NEEDED}") from error
 
 
 def open_identical(identity: Backbone, folder: str = "") -> VisionBackbone:
@@ -47,9 +46,7 @@ def open_identical(identity: Backbone, folder: str = "") -> VisionBackbone:
     Raises UserError: nobody knows what it was, it can't be opened, or it has other weights.
     """
     if not identity.model:
-        raise UserError(
-            "the detector of the model's regions is not known: give regions, no picture"
-        )
+        raise UserError("it is not known what made the model's regions: give regions, no picture")
     backbone = open_backbone(folder or identity.model, identity.size, identity.grid)
     if backbone.identity.weights != identity.weights:
         of = f"{folder or identity.model} has other weights than the {identity.model}"

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from k3m_jax.data.catalog.region_features import MAX_REGIONS
-from k3m_jax.pretrained.vision.grid import Frozen, float16_arrays, raw_arrays
+from k3m_jax.pretrained.vision.grid import Frozen, raw_arrays
 from k3m_jax.settings import Backbone
 
 FAINT = 1e-3  # a box whose most probable class is less probable is no region
@@ -35,6 +35,6 @@ class Detector(Frozen):
         for i, confidence in enumerate(best):
             kept = confidence.topk(min(MAX_REGIONS, len(confidence))).indices.sort().values
             kept = kept[confidence[kept] >= FAINT]
-            (arrays,) = float16_arrays(features[i, kept][None], probs[i, kept][None])
-            result.append(raw_arrays(size, boxes[i, kept].cpu().numpy(), *arrays))
+            corners = boxes[i, kept].cpu().numpy()
+            result.append(raw_arrays(size, corners, features[i, kept], probs[i, kept]))
         return result

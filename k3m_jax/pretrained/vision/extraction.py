@@ -22,7 +22,7 @@ from k3m_jax.modalities import pixels
 from k3m_jax.pretrained.vision import VisionBackbone
 from k3m_jax.settings import UserError
 
-REJECTS = "rejects.jsonl"
+REJECTS, PARTIAL = "rejects.jsonl", ".partial"
 BATCH = 32  # pictures at a time, where nothing else is wanted
 
 
@@ -47,6 +47,10 @@ class Progress:
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     reject_bytes: int = 0  # of the file of rejects
 
+    def write(self, output: pathlib.Path) -> None:
+        """Keeps it; what was done until now will not be done again."""
+        _write(output, PROGRESS, json.dumps(dataclasses.asdict(self), indent=1).encode())
+
 
 def extract(
     backbone: VisionBackbone, catalog: CatalogReader, output: pathlib.Path, batch: int, workers: int
@@ -61,11 +65,11 @@ def extract(
     counts, ids, digest = collections.Counter(done.counts), set[bytes](), hashlib.blake2b()
     lines = catalog.lines()
     for raw in itertools.islice(lines, done.lines):
-        _note(_look(catalog, raw, 0), ids, digest)
+        _note(_look(catalog, output, 0, raw), ids, digest)
     if done.lines and digest.hexdigest() != done.digest:
         changed = f"the dump has changed within its first {done.lines} lines"
         raise UserError(f"--output: {output} was begun from other products: {changed}")
-    look = functools.partial(_look, catalog, size=backbone.identity.size)
+    look = functools.partial(_look, catalog, output, backbone.identity.size)
     seen = ordered_map(look, lines, workers)
     bar = tqdm(None, "pictures", sum(1 for _ in catalog.lines()), initial=done.lines, unit=" lines")
     with bar, (output / REJECTS).open("r+b") as rejects:
@@ -82,13 +86,18 @@ def extract(
             shown = [each for each in fresh if each.picture is not None]
             regions = backbone(np.stack([each.picture for each in shown])) if shown else ()
             for each, arrays in zip(shown, regions, strict=True):
-                _write_arrays(output, each.item, arrays)
+                _write_arrays(output, f"{each.item}.npz", arrays)
             rejects.flush()
             done.lines, done.digest = done.lines + len(group), digest.hexdigest()
             done.counts, done.reject_bytes = dict(sorted(counts.items())), rejects.tell()
-            _write(output / PROGRESS, json.dumps(dataclasses.asdict(done), indent=1).encode())
+            done.write(output)
             bar.update(len(group))
-    return _report(output, done)
+    others = {name: n for name, n in done.counts.items() if name != "pictures" and n}
+    return f"""\
+{done.counts.get("pictures", 0):,} pictures of {done.lines:,} lines: {output}
+  without    {json.dumps(others)}: {output / REJECTS}
+next: python -m launch.build_shards --format=jsonl --input={catalog.folder} \\
+          --front_end=regions --region_features={output} --output=DATA"""
 
 
 def _begin(output: pathlib.Path, fresh: Progress) -> Progress:
@@ -101,15 +110,14 @@ def _begin(output: pathlib.Path, fresh: Progress) -> Progress:
             made = f"{found.backbone} by {found.batch} pictures at a time"
             wanted = f"{fresh.backbone} by {fresh.batch}"
             raise UserError(f"--output: {output} holds features of {made}, not of {wanted}")
-    elif any(output.iterdir()):
+    elif any(each.name != PARTIAL for each in output.iterdir()):
         raise UserError(f"--output: {output} is not empty, and holds no region features")
-    else:
-        _write(path, json.dumps(dataclasses.asdict(fresh), indent=1).encode())
+    found.write(output)
     (output / REJECTS).touch()
     return found
 
 
-def _look(catalog: CatalogReader, raw: RawLine, size: int) -> Seen:
+def _look(catalog: CatalogReader, output: pathlib.Path, size: int, raw: RawLine) -> Seen:
     """What a line shows; its picture is not read where `size` is 0."""
     product = catalog.read(raw)
     if isinstance(product, RejectedLine):
@@ -118,13 +126,15 @@ def _look(catalog: CatalogReader, raw: RawLine, size: int) -> Seen:
     if not path or not size:
         return Seen(product.id, path, "no_picture")
     try:
-        inside(catalog.folder, f"{product.id}.npz")  # an id that can name a file
+        inside(output, f"{product.id}.npz").exists()  # an id that can name a file
         data = catalog.read_picture(path)
         if not data:
             return Seen(product.id, path, "picture_not_found")
         return Seen(product.id, path, "pictures", pixels.squeeze(data, size))
-    except InvalidRecordError as error:
-        reject = RejectedLine(raw.file, raw.line, *error.args)
+    except (InvalidRecordError, OSError) as error:
+        known = isinstance(error, InvalidRecordError)  # else a name that is too long
+        reasons = error.args if known else ("outside_folder", str(error))
+        reject = RejectedLine(raw.file, raw.line, *reasons)
         return Seen(product.id, path, reject.reason, reject=reject)
 
 
@@ -137,24 +147,14 @@ def _note(seen: Seen, ids: set[bytes], digest: Any) -> bool:
     return not known
 
 
-def _write_arrays(output: pathlib.Path, item: str, arrays: dict[str, np.ndarray]) -> None:
+def _write_arrays(output: pathlib.Path, name: str, arrays: dict[str, np.ndarray]) -> None:
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
-    path = output / f"{item}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, file.getvalue(), output / ".partial")
+    (output / name).parent.mkdir(parents=True, exist_ok=True)
+    _write(output, name, file.getvalue())
 
 
-def _write(path: pathlib.Path, data: bytes, partial: pathlib.Path | None = None) -> None:
+def _write(output: pathlib.Path, name: str, data: bytes) -> None:
     """Whole or not at all."""
-    partial = partial or path.with_name(".partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
-
-
-def _report(output: pathlib.Path, done: Progress) -> str:
-    others = {name: n for name, n in done.counts.items() if name != "pictures" and n}
-    return f"""\
-{done.counts.get("pictures", 0):,} pictures of {done.lines:,} lines: {output}
-  without    {json.dumps(others)}: {output / REJECTS}
-next: python -m launch.build_shards --front_end=regions --region_features={output} …"""
+    (output / PARTIAL).write_bytes(data)
+    os.replace(output / PARTIAL, output / name)

@@ -73,25 +73,17 @@ class GridBackbone(abc.ABC, Frozen):
             cells = torch.cat([pooled[:, None], cells], 1)
             boxes = np.concatenate([np.full((1, 4), (0, 0, size, size), np.float32), boxes])
         logits = self.classify(cells, pooled)
-        probs = None if logits is None else logits.softmax(-1)
-        return [raw_arrays(size, boxes, *each) for each in float16_arrays(cells, probs)]
-
-
-def float16_arrays(
-    features: Tensor, probs: Tensor | None
-) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """Features [B, n, F] and probabilities [B, n, C] of each picture, float16."""
-    kept = [None] * len(features)
-    if probs is not None:
-        top, ids = probs.topk(min(KEPT_CLASSES, probs.shape[-1]))
-        kept = torch.zeros_like(probs).scatter(-1, ids, top).half().cpu().numpy()
-    return list(zip(features.half().cpu().numpy(), kept, strict=True))
+        probs = [None] * len(cells) if logits is None else logits.softmax(-1)
+        return [raw_arrays(size, boxes, *each) for each in zip(cells, probs, strict=True)]
 
 
 def raw_arrays(
-    size: int, boxes: np.ndarray, features: np.ndarray, probs: np.ndarray | None
+    size: int, boxes: np.ndarray, features: Tensor, probs: Tensor | None
 ) -> dict[str, np.ndarray]:
-    """The raw arrays of a picture of size x size pixels, by name."""
+    """The raw arrays of a picture of size x size pixels: of n regions, [n, F] and [n, C]."""
     found = {"image_w": np.float32(size), "image_h": np.float32(size), "boxes": boxes}
-    found |= {"features": features}
-    return found if probs is None else found | {"cls_prob": probs}
+    found["features"] = features.half().cpu().numpy()
+    if probs is not None:
+        top, ids = probs.topk(min(KEPT_CLASSES, probs.shape[-1]))
+        found["cls_prob"] = torch.zeros_like(probs).scatter(-1, ids, top).half().cpu().numpy()
+    return found
