@@ -165,6 +165,14 @@ def test_another_size_than_it_was_trained_with(folders):
         open_backbone(str(folders / "vit"), grid=5)
 
 
+def test_a_model_of_pictures_of_any_aspect_is_refused(tmp_path):
+    network = t.Siglip2VisionModel(t.Siglip2VisionConfig(**VISION, num_patches=16))
+    network.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(SCALING))
+    with pytest.raises(UserError, match=r"--model: .* NaFlex"):
+        open_backbone(str(tmp_path))
+
+
 def test_the_same_model_is_known_by_its_weights(folders, tmp_path):
     for model in MODELS:
         identity = open_backbone(str(folders / model)).identity

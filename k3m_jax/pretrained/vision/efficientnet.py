@@ -11,7 +11,7 @@ from torch import Tensor
 
 from k3m_jax.pretrained.vision.grid import GridBackbone
 
-NAME, SIZE = "efficientnet_lite0", 224
+SIZE = 224
 
 
 class Scaling:
