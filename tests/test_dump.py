@@ -89,5 +89,5 @@ def test_regions_of_a_detector(embed, tmp_path, width):
 def test_region_features_go_with_regions(embed):
     with pytest.raises(UserError, match="--region_features: the model looks at patches"):
         embed(region_features="regions.npz")
-    with pytest.raises(UserError, match="not known what made the model's regions"):
+    with pytest.raises(UserError, match="not known what made the regions"):
         embed("regions")

@@ -48,7 +48,7 @@ def open_identical(identity: Backbone, folder: str = "") -> VisionBackbone:
     Raises UserError: nobody knows what it was, it can't be opened, or it has other weights.
     """
     if not identity.model:
-        raise UserError("it is not known what made the model's regions: give regions, no picture")
+        raise UserError("it is not known what made the regions: give region features instead")
     backbone = open_backbone(folder or identity.model, identity.size, identity.grid)
     if backbone.identity.weights != identity.weights:
         of = f"{folder or identity.model} has other weights than the {identity.model}"
