@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tests.eyes import write_dump
 torch = pytest.importorskip("torch", reason="pip install -r requirements-torch.txt")
 import transformers as t  # noqa: E402
 
-from k3m_jax.pretrained.vision import open_backbone, open_identical  # noqa: E402
+from k3m_jax.pretrained.vision import grid, open_backbone, open_identical  # noqa: E402
 
 pytestmark = pytest.mark.slow
 VISION = {
@@ -187,6 +188,19 @@ def test_the_same_model_is_known_by_its_weights(folders, tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(SCALING))
     with pytest.raises(UserError, match="no weights for"):
         open_backbone(str(tmp_path))
+
+
+def test_a_fingerprint_survives_new_names_of_parameters():
+    class Renamed(grid.Frozen):
+        named = False
+
+    scaling = types.SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.5] * 3, do_normalize=True)
+    layer = torch.nn.Linear(2, 3)
+    before, after = (Renamed(torch.nn.ModuleDict({x: layer}), scaling) for x in ("old", "new"))
+    known = before.fingerprint()
+    assert after.fingerprint() == known
+    layer.bias.data += 1
+    assert after.fingerprint() != known
 
 
 @pytest.mark.long

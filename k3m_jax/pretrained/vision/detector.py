@@ -15,6 +15,8 @@ FAINT = 1e-3  # a box whose most probable class is less probable is no region
 class Detector(Frozen):
     """Queries by the probability of their most probable class, in the detector's order."""
 
+    named = False  # transformers renames parameters
+
     def __init__(self, network: Any, processor: Any, model: str, size: int):
         super().__init__(network, processor)
         self.identity = Backbone(model, self.fingerprint(), size, 0)

@@ -21,6 +21,8 @@ HEADS = {
 class HuggingFaceGrid(GridBackbone):
     """Of two towers the one that sees; the whole picture is its [CLS], or what it pools itself."""
 
+    named = False  # transformers renames parameters
+
     def __init__(self, network: Any, processor: Any, model: str, size: int, grid: int):
         if not hasattr(network, "classifier"):
             network = getattr(network, "vision_model", None) or network
