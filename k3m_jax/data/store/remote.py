@@ -5,6 +5,7 @@ Whole files are read and written there, and nothing is appended to.
 
 import concurrent.futures
 import contextlib
+import errno
 import hashlib
 import os
 import pathlib
@@ -28,6 +29,42 @@ def is_remote(path: epath.PathLike) -> bool:
 def absolute(path: epath.PathLike) -> epath.Path:
     """The path whatever the working folder; to pathlib remote paths are relative ones."""
     return epath.Path(path if is_remote(path) else os.path.abspath(path))
+
+
+def files_below(folder: epath.Path) -> Iterator[epath.Path]:
+    """All files below a folder, in a fixed order; epath can't search folders of folders."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from files_below(path)
+        elif path.exists():  # else a link to nothing
+            yield path
+
+
+def sync(path: epath.PathLike) -> None:
+    """Brings a file, or a folder with all in it, from the system's memory onto the local disk.
+
+    What is renamed after that is whole even if the power is cut. Stores need no such thing.
+    """
+    if is_remote(path):
+        return
+    path = pathlib.Path(path)
+    for each in [*path.rglob("*"), path] if path.is_dir() else [path]:
+        sync_folder(each)
+
+
+def sync_folder(path: epath.PathLike) -> None:
+    """The same of one file's content, or of a folder's names, alone."""
+    if is_remote(path):
+        return
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some systems can't
+                raise
+        finally:
+            os.close(descriptor)
 
 
 class LocalFolder:
