@@ -83,7 +83,7 @@ def change_config(folder, **keys):
         (lambda f: change_config(f, version=VERSION + 1), f"version {VERSION + 1} .* {VERSION}"),
         (lambda f: change_config(f, version=None), CONFIG),
         (lambda f: change_config(f, settings="s"), CONFIG),
-        (lambda f: change_config(f, settings={"sed": 1}), "sed"),
+        (lambda f: change_config(f, settings={"sed": 1}), CONFIG),
         (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json"),
         (lambda f: (f / WEIGHTS).unlink(), WEIGHTS),

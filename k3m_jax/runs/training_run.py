@@ -35,7 +35,8 @@ def run(settings: Settings, workdir: epath.Path) -> bool:
     rows = HostRows(*process_blocks(mesh))
     data = [shards.info.fingerprint for shards in inputs.shard_sets]
     meta = Meta.of(settings, data, inputs.tokenizer.fingerprint)
-    checkpoints = Checkpoints(workdir, meta, settings.training.keep)
+    training = settings.training
+    checkpoints = Checkpoints(workdir, meta, training.keep, training.keep_every)
 
     def batches_from(step: int) -> Iterator[Batch]:
         if distributed.is_lead_process():  # now that a resumed run accepted its settings

@@ -34,7 +34,7 @@ from k3m_jax.model.network import Network, Params, nested
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.pretrained.weights_file import WEIGHTS, write_weights
 from k3m_jax.serving import preprocess
-from k3m_jax.serving.product_model import CONFIG, TOKENIZER, VERSION, functions
+from k3m_jax.serving.product_model import CONFIG, TOKENIZER, VERSION, config_digest, functions
 from k3m_jax.settings import Settings, UserError
 from k3m_jax.settings.presets import PRESETS
 from k3m_jax.training.checkpoints import Meta, Which, load_meta, load_params
@@ -105,7 +105,7 @@ def write(
         tokenizer.save(partial)
         for name, artefact in artefacts(network, platforms).items():
             (partial / f"{name}.jax_export").write_bytes(artefact)
-        write_weights(partial / WEIGHTS, params, origin)
+        seal = write_weights(partial / WEIGHTS, params, origin)
         (partial / "README.md").write_text(card, encoding="utf-8")
         config = {
             "format": "k3m_jax",
@@ -113,6 +113,7 @@ def write(
             "origin": origin,
             # Not the vocabulary's fingerprint, which depends on the tokenizers library's version.
             "tokenizer_sha256": hashlib.sha256((partial / TOKENIZER).read_bytes()).hexdigest(),
+            "weights_seal": seal,
             "settings": dataclasses.asdict(portable(network.settings)),
             "modalities": write_preprocessing(partial, network.settings),
             "platforms": list(platforms),
@@ -122,6 +123,7 @@ def write(
                 for name, (_, arguments) in functions(network).items()
             },
         }
+        config["config_sha256"] = config_digest(config)
         (partial / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 

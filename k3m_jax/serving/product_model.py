@@ -209,7 +209,7 @@ def from_pretrained(folder: epath.PathLike, backbone_folder: str = "") -> Produc
     folder = epath.Path(folder)
     path, tokenizer, weights = (folder / name for name in (CONFIG, TOKENIZER, WEIGHTS))
     config = None
-    with contextlib.suppress(FileNotFoundError, ValueError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
         config = json.loads(path.read_text(encoding="utf-8"))
     match config:
         case {"format": "k3m_jax", "version": int(version), "settings": dict(chosen)}:
@@ -218,12 +218,20 @@ def from_pretrained(folder: epath.PathLike, backbone_folder: str = "") -> Produc
                 raise UserError(f"{folder} has {newer}: install a newer k3m_jax")
         case _:
             raise UserError(f"{folder} is not a model exported by k3m_jax: no valid {path}")
+    if config.get("config_sha256", digest := config_digest(config)) != digest:
+        raise UserError(f"{path} is damaged, or was changed: export the model again")
     digest = hashlib.sha256(tokenizer.read_bytes() if tokenizer.exists() else b"").hexdigest()
     if digest != config.get("tokenizer_sha256"):
         raise UserError(f"{tokenizer} is not the one that was exported: export the model again")
     network = Network(Settings.from_config(chosen))
-    params = fit(read_weights(weights)[0], network, weights)
+    params = fit(read_weights(weights, config.get("weights_seal"))[0], network, weights)
     return ProductModel(network, params, Tokenizer.load(folder), backbone_folder)
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """Of the content of a config.json, but for what it says of this digest itself."""
+    content = {key: value for key, value in config.items() if key != "config_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _rows(count: int) -> int:

@@ -277,6 +277,7 @@ class Training:
     eval_every: NonNegativeInt = option(2_000, "held-out evaluation; 0 is at the end only")
     checkpoint_every: PositiveInt = option(1_000, "steps between checkpoints")
     keep: PositiveInt = option(3, "most recent checkpoints kept, besides the best")
+    keep_every: NonNegativeInt = option(0, "keep those of multiples of so many steps; 0: none")
     profile_start: NonNegativeInt = option(0, "first step of the profiler's window")
     profile_steps: NonNegativeInt = option(0, "length of the profiler's window; 0 is none")
 

@@ -20,9 +20,9 @@ from jax.sharding import Mesh
 from k3m_jax.data.store import remote
 from k3m_jax.model.network import Network, Params
 from k3m_jax.parallel import distributed, shardings
+from k3m_jax.parallel.digests import digests
 from k3m_jax.settings import UserError
 from k3m_jax.training.checkpoint_record import DamagedError, Meta, Record
-from k3m_jax.training.digests import digests
 from k3m_jax.training.step import State
 
 FOLDER = "checkpoints"
@@ -180,6 +180,17 @@ def load_params(
         return params, step
 
 
+def kept_steps(workdir: epath.PathLike) -> list[int]:
+    """The steps of a run's checkpoints; UserError where it has none."""
+    folder = remote.absolute(workdir) / FOLDER
+    if not folder.is_dir():
+        raise UserError(f"{workdir} has no {FOLDER}: train first, python -m launch.pretrain --help")
+    steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+    if not steps:
+        raise UserError(f"{folder} has no finished checkpoint yet")
+    return steps
+
+
 @contextlib.contextmanager
 def open_checkpoint(
     workdir: epath.PathLike, which: Which
@@ -189,12 +200,8 @@ def open_checkpoint(
     Raises UserError where there is none, or where reading it, within the context, shows that it is
     damaged or that the disk fails.
     """
-    folder = remote.absolute(workdir) / FOLDER
-    if not folder.is_dir():
-        raise UserError(f"{workdir} has no {FOLDER}: train first, python -m launch.pretrain --help")
+    folder, steps = remote.absolute(workdir) / FOLDER, kept_steps(workdir)
     with _manager(folder, create=False, read_only=True) as manager:
-        if not (steps := sorted(manager.all_steps())):
-            raise UserError(f"{folder} has no finished checkpoint yet")
         step = which if which in steps else None
         if which == "latest":
             step = steps[-1]
@@ -207,7 +214,9 @@ def open_checkpoint(
                 yield manager, step
         except DamagedError as error:
             others = f"name another, --checkpoint={steps}" if len(steps) > 1 else "it has no other"
-            raise UserError(f"checkpoint {step} of {folder} is damaged ({error}): {others}") from error
+            raise UserError(
+                f"checkpoint {step} of {folder} is damaged ({error}): {others}"
+            ) from error
 
 
 def read_arrays(manager: ocp.CheckpointManager, step: int, abstract_state: State) -> Any:
@@ -302,6 +311,3 @@ def _manager(folder: epath.Path, **options) -> ocp.CheckpointManager:
 def _first_line(error: BaseException) -> str:
     lines = f"{type(error).__name__}: {error}".splitlines()
     return lines[0][:200]
-
-
-__all__ = ["FOLDER", "Checkpoints", "Meta", "Which", "load_meta", "load_params"]
