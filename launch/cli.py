@@ -30,7 +30,9 @@ from fsspec.registry import known_implementations
 from ml_collections import config_flags
 
 import k3m_jax.reproductions  # noqa: F401  (registers the preset `release`)
-from k3m_jax.settings import Settings, UserError
+from k3m_jax.data.store.disk import FAILING, MISPLACED, disk_failure
+from k3m_jax.parallel.distributed import EXIT_DISK_ERROR
+from k3m_jax.settings import DiskError, Settings, UserError
 from k3m_jax.settings.schema import Setting, groups_of, parse, settings_of
 
 EXIT_USER_ERROR = 2
@@ -85,8 +87,16 @@ def _execute(main: Main, arguments: Sequence[str]) -> int:
         if values := _parse(options, ["", *arguments]):
             return main(schema(**values)) or 0
         return 0
+    except DiskError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_DISK_ERROR
     except UserError as error:
         message = str(error)
+    except OSError as error:
+        if not (failure := disk_failure(error, FAILING | MISPLACED)):
+            raise  # a fault of ours
+        print(f"error: {failure}", file=sys.stderr)
+        return EXIT_DISK_ERROR
     except ImportError as error:
         if str(error) not in {store.get("err") for store in known_implementations.values()}:
             raise  # else the client of a remote store is not installed

@@ -86,7 +86,8 @@ def write_run(workdir: pathlib.Path, data: pathlib.Path) -> None:
     meta = Meta.of(settings, fingerprints, inputs.tokenizer.fingerprint)
     with contextlib.closing(Checkpoints(workdir, meta, keep=1)) as checkpoints:
         checkpoints.record_init_source({"folder": str(data), "format": "bert", "tensors": 37})
-        checkpoints.save(7, state, loss=1.0)
+        checkpoints.save(7, state)
+        checkpoints.record_loss(7, 1.0)
 
 
 def every_pattern(front_end: str = "patches") -> list[Record]:

@@ -40,7 +40,9 @@ def open_run(tmp_path):
 
 
 def save(checkpoints, state, step, loss=None):
-    checkpoints.save(step, at(state, step), loss)
+    checkpoints.save(step, at(state, step))
+    if loss is not None:
+        checkpoints.record_loss(step, loss)
     checkpoints.wait()
 
 

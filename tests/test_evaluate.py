@@ -41,7 +41,8 @@ def run(tmp_path_factory):
     trainer = Trainer(Network(settings), make_mesh(settings.mesh))
     meta = Meta.of(settings, ["none"], inputs.tokenizer.fingerprint)
     with contextlib.closing(Checkpoints(folder / "run", meta, keep=1)) as checkpoints:
-        checkpoints.save(0, trainer.init(), loss=1.0)
+        checkpoints.save(0, trainer.init())
+        checkpoints.record_loss(0, 1.0)
     return folder / "run"
 
 

@@ -128,7 +128,8 @@ def other_run(tmp_path):
     for step, loss in ((1, 0.5), (2, 0.1), (3, 0.4)):
         state = program.init()
         params = jax.tree.map(lambda x, step=step: x + step, state.params)
-        checkpoints.save(step, state._replace(params=params), loss)
+        checkpoints.save(step, state._replace(params=params))
+        checkpoints.record_loss(step, loss)
     checkpoints.close()
     return tmp_path, {n: x + 2 for n, x in flat(jax.device_get(program.init().params)).items()}
 

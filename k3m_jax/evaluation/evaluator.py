@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from k3m_jax import objectives
 from k3m_jax.data.input.batch import Batch, BatchLayout
-from k3m_jax.data.input.pipeline import HostRows, Inputs, eval_batches, train_batches
+from k3m_jax.data.input.pipeline import HostRows, Inputs, eval_batches, eval_items, train_batches
 from k3m_jax.data.store.value_vocabulary import UNKNOWN, ValueVocabulary
 from k3m_jax.evaluation.embedding import Embedder
 from k3m_jax.evaluation.report import Report, Row, Score
@@ -59,6 +59,15 @@ class Evaluator:
         self._apply = jax.jit(self._measure_batch, out_shardings=replicated(mesh))
         stable = network.settings.evaluation.stability
         self._stability = StabilityEvaluator(network, mesh, inputs) if stable else None
+
+    def check(self) -> None:
+        """Raises UserError where the split is missing or empty, or its first item can't be read.
+
+        Before a run's first step: its first evaluation may be days away.
+        """
+        if not len(items := eval_items(self._network.settings, self._inputs)):
+            raise UserError("data.valid_split: there is nothing in it to evaluate on")
+        _ = items[0]
 
     def __call__(self, params: Params) -> dict[str, float]:
         """`loss`, the metrics, `floor/…` of each, and the number of targets as `targets/…`.

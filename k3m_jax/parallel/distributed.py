@@ -11,13 +11,15 @@ import jax
 
 from k3m_jax import settings
 from k3m_jax.parallel.watchdog import END, Watchdog
-from k3m_jax.settings import UserError
+from k3m_jax.settings import DiskError, UserError
 
 # Seconds after which jax takes a silent process for dead, its default, and that an ending process
 # waits for the others; less if `distributed.timeout` is.
 SILENCE = 100
+EXIT_DISK_ERROR = 74  # EX_IOERR of sysexits.h: run the same command again once the disk works
 
 _watchdog: Watchdog | None = None  # of this process; a process is part of one run
+_several = False  # whether this process is one of several of a run
 
 
 @contextlib.contextmanager
@@ -27,31 +29,39 @@ def initialize(distributed: settings.Distributed, *, saves: bool = False) -> Ite
     Where the settings or the cluster name several processes, this waits for all of them. Whatever
     then ends one of them, or blocks it for longer than `distributed.timeout`, ends them all, each
     with an error that names its place (`heartbeat`). SIGTERM ends one of several processes as it
-    ends a single one, unless the run checks `watch_signals` and `saves`: jax notes it.
+    ends a single one, unless the run checks `watch_signals` and `saves`: jax notes it. A run of one
+    process is ended likewise where it hangs, if it `saves`.
 
     Raises UserError if the settings do not fit the cluster, or jax can't start the processes.
     """
-    global _watchdog
-    if distributed.coordinator != "off":
+    global _watchdog, _several
+    watchdog = None
+    if saves or distributed.coordinator != "off":
         # Before jax: if the others do not come, jax ends the process without returning to Python.
-        watchdog, several = Watchdog(distributed.timeout), False
+        watchdog = Watchdog(distributed.timeout)
         watchdog.heartbeat("the start, where it waits for the others")
-        try:
-            several = _join_cluster(distributed) and jax.process_count() > 1
-        finally:
-            if not several:
-                watchdog.stop()
-        if several:
-            if not saves:  # jax has installed a handler that only notes it
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            watchdog.name = f"process {jax.process_index()} of {jax.process_count()}"
-            _watchdog = watchdog
+    try:
+        if distributed.coordinator != "off":
+            _several = _join_cluster(distributed) and jax.process_count() > 1
+    except BaseException:
+        watchdog.stop()
+        raise
+    if watchdog and not (_several or saves):
+        watchdog.stop()
+    if _several:
+        if not saves:  # jax has installed a handler that only notes it
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        watchdog.name = f"process {jax.process_index()} of {jax.process_count()}"
+    _watchdog = watchdog if _several or saves else None
     heartbeat("the preparation of the run")
     try:
         with abort_together():
             yield
     finally:  # of several processes, only if it ended in order or by a UserError
         heartbeat(END)
+        if not _several and _watchdog:
+            _watchdog.stop()
+            _watchdog = None
 
 
 @contextlib.contextmanager
@@ -64,17 +74,21 @@ def abort_together() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if _watchdog is None or isinstance(error, UserError):
+        alike = isinstance(error, UserError) and not isinstance(error, DiskError)
+        if not _several or alike:
             raise
-        traceback.print_exc()
+        if isinstance(error, DiskError):
+            print(f"\nerror: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
         sys.stderr.flush()
-        os._exit(1)
+        os._exit(EXIT_DISK_ERROR if isinstance(error, DiskError) else 1)
 
 
 def heartbeat(place: str) -> None:
     """Reports where this process is: what it would wait for if another process were gone.
 
-    Each call restarts the clock of `distributed.timeout`. Without effect in a run of one.
+    Each call restarts the clock of `distributed.timeout`. Without effect where nothing watches.
     """
     if _watchdog is not None:
         _watchdog.heartbeat(place)

@@ -27,7 +27,8 @@ class Watchdog:
         """`seconds` is the longest that the process may stay at one place."""
         self.name = f"process {os.getpid()}"  # in the child's messages
         command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(seconds)]
-        self._pipe = subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0).stdin
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0)
+        self._pipe = self._process.stdin
         # A child that is gone, or does not read, must not block the process.
         os.set_blocking(self._pipe.fileno(), False)
 
@@ -40,6 +41,8 @@ class Watchdog:
         """Ends the child."""
         self.heartbeat(END)
         self._pipe.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(GRACE)
 
 
 def watch(process: int, seconds: int) -> None:

@@ -169,7 +169,7 @@ def open_source(source: str, own: ShardSet, workdir: epath.Path) -> ShardSet:
                 eyes, catalog = open_identical(own.info.backbone), open_catalog("jsonl", source)
                 extract(eyes, catalog, pathlib.Path(folder), BATCH, workers=0)
                 arguments = dataclasses.replace(arguments, region_features=folder)
-            return build(arguments)
+            return build(arguments, alone=False)
     return open_shards(arguments.folder)
 
 

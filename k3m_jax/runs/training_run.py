@@ -4,10 +4,14 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 
+import jax
+import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
 from k3m_jax.data.input.batch import Batch
 from k3m_jax.data.input.pipeline import HostRows, open_inputs, train_batches
+from k3m_jax.data.store import disk, lock
 from k3m_jax.evaluation.evaluator import Evaluator
 from k3m_jax.parallel import distributed
 from k3m_jax.parallel.mesh import make_mesh
@@ -20,6 +24,7 @@ from k3m_jax.training.task_network import network_of
 from k3m_jax.training.trainer import Trainer
 
 CONFIG = "config.json"  # the run's resolved settings, to read
+LOCK = "run.lock"  # while a run writes to its folder
 
 
 def run(settings: Settings, workdir: epath.Path) -> bool:
@@ -35,8 +40,6 @@ def run(settings: Settings, workdir: epath.Path) -> bool:
     rows = HostRows(*process_blocks(mesh))
     data = [shards.info.fingerprint for shards in inputs.shard_sets]
     meta = Meta.of(settings, data, inputs.tokenizer.fingerprint)
-    training = settings.training
-    checkpoints = Checkpoints(workdir, meta, training.keep, training.keep_every)
 
     def batches_from(step: int) -> Iterator[Batch]:
         if distributed.is_lead_process():  # now that a resumed run accepted its settings
@@ -44,15 +47,36 @@ def run(settings: Settings, workdir: epath.Path) -> bool:
             (workdir / CONFIG).write_text(f"{settings.to_json()}\n")
         return train_batches(settings, inputs, start_step=step, rows=rows)
 
-    with contextlib.closing(checkpoints):
-        return train(
-            Trainer(network, mesh),
-            checkpoints,
-            batches_from,
-            (TaskEvaluator if settings.task.downstream else Evaluator)(network, mesh, inputs),
-            workdir,
-            inputs.tokenizer,
-        )
+    trainer = Trainer(network, mesh)
+    if settings.task.downstream:
+        evaluate = TaskEvaluator(network, mesh, inputs)
+    else:
+        evaluate = Evaluator(network, mesh, inputs)
+        evaluate.check()
+    keep = settings.training.keep, settings.training.keep_every
+    with (
+        _only_writer(workdir),
+        disk.run_in(workdir),
+        contextlib.closing(Checkpoints(workdir, meta, *keep)) as checkpoints,
+    ):
+        return train(trainer, checkpoints, batches_from, evaluate, workdir, inputs.tokenizer)
+
+
+@contextlib.contextmanager
+def _only_writer(workdir: epath.Path) -> Iterator[None]:
+    """While the run has its folder to itself; raises UserError, in all processes, if it has not."""
+    with contextlib.ExitStack() as stack:
+        error = None
+        if distributed.is_lead_process():
+            try:
+                stack.enter_context(lock.hold(workdir / LOCK, "--workdir"))
+            except UserError as found:
+                error = found
+        if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.int32(bool(error))):
+            error = error or UserError(f"--workdir: {workdir} is not free, as process 0 says")
+        if error:
+            raise error
+        yield
 
 
 def with_pretrained_settings(settings: Settings) -> Settings:

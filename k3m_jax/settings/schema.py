@@ -18,6 +18,10 @@ class UserError(Exception):
     """A mistake that the user can correct; its message is one line that says where and how."""
 
 
+class DiskError(UserError):
+    """A disk, or a store, that is full or fails: the same command goes on once it works again."""
+
+
 class Range(NamedTuple):
     """What a number must lie in, bounds included; NaN and infinity lie in none."""
 

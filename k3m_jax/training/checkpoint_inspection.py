@@ -12,7 +12,7 @@ from k3m_jax.parallel import shardings
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.settings import Mesh, Settings, UserError
 from k3m_jax.training import step as steps_of_training
-from k3m_jax.training.checkpoint_record import Record
+from k3m_jax.training.checkpoint_record import Record, read_loss
 from k3m_jax.training.checkpoints import (
     Which,
     kept_steps,
@@ -81,7 +81,7 @@ def _inspect(workdir: epath.PathLike, step: int) -> Inspection:
                 step,
                 "unverified" if record.digests is None else "verified",
                 step == best,
-                record.loss,
+                read_loss(manager.directory / str(step))[1],
                 tuple(record.meta.data),
                 record.meta.vocabulary,
                 record.meta.versions,

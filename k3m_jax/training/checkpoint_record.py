@@ -16,16 +16,18 @@ import jax
 from etils import epath
 
 import k3m_jax
+from k3m_jax.data.store import remote
 from k3m_jax.settings import Settings
 
 META = "meta/metadata"  # within a checkpoint; written by Orbax, read without it
-LOSS = "metrics/metrics"  # where checkpoints without a record keep the held-out loss
+HELD_OUT = "held_out.json"  # the loss on held-out products, measured once the checkpoint is there
+FORMER_LOSS = "metrics/metrics"  # where checkpoints without a record keep it
 
 # Settings that may change when a run is resumed: they do not change what is learned, or change
 # rounding and noise alone (accumulation, with which a batch fits fewer devices).
 RESUMABLE = re.compile(
     r"(debug|distributed|evaluation|mesh)\."
-    r"|data\.(threads|workers)"
+    r"|data\.(threads|valid_corruption|valid_split|workers)"
     r"|model\.(remat|unroll)"
     r"|training\.(accumulation|checkpoint_every|eval_every|keep|log_every|profile_)"
 )
@@ -69,13 +71,12 @@ class Record:
 
     meta: Meta
     step: int
-    loss: float | None = None  # on held-out products; None where it was not measured
     digests: Mapping[str, str] | None = None  # by array; None: written before there were any
 
     def to_json(self) -> dict[str, Any]:
         """As it is written: the fields of `meta`, and the rest under `record`."""
         written = dataclasses.asdict(self.meta)
-        record = {"step": self.step, "loss": self.loss, "digests": dict(self.digests or {})}
+        record = {"step": self.step, "digests": dict(self.digests or {})}
         # Sealed as JSON will give it back.
         written = json.loads(json.dumps({**written, "record": record}))
         written["record"]["seal"] = _seal(written)
@@ -93,7 +94,7 @@ class Record:
             written = json.loads((folder / META).read_bytes())
             record = written.pop("record", None)
             if record is None:  # written before there were records
-                return cls(Meta(**written), step, _former_loss(folder))
+                return cls(Meta(**written), step)
             seal = record.pop("seal")
             if seal != _seal({**written, "record": record}):
                 raise ValueError("its record is not as it was written")
@@ -121,8 +122,23 @@ def _seal(written: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()
 
 
-def _former_loss(folder: epath.Path) -> float | None:
+def write_loss(folder: epath.Path, loss: float | None) -> None:
+    """Records the held-out loss of a finished checkpoint; None where it is not a number."""
+    written = {"step": int(folder.name), "loss": loss}
+    remote.publish(folder / HELD_OUT, json.dumps({**written, "seal": _seal(written)}))
+
+
+def read_loss(folder: epath.Path) -> tuple[bool, float | None]:
+    """Whether a checkpoint was measured on held-out products, and its loss.
+
+    One whose loss can't be read counts as not measured: it can be measured again.
+    """
     try:
-        return float(json.loads((folder / LOSS).read_bytes())["loss"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+        if not (folder / HELD_OUT).exists():
+            return True, float(json.loads((folder / FORMER_LOSS).read_bytes())["loss"])
+        written = json.loads((folder / HELD_OUT).read_bytes())
+        if written.pop("seal") != _seal(written) or written["step"] != int(folder.name):
+            return False, None
+        return True, written["loss"]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return False, None

@@ -6,34 +6,37 @@ both to the run and the step. What is restored is compared with it, each time.
 
 import contextlib
 import dataclasses
-import errno
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from k3m_jax.data.store import remote
+from k3m_jax.data.store.disk import disk_failure
 from k3m_jax.model.network import Network, Params
 from k3m_jax.parallel import distributed, shardings
 from k3m_jax.parallel.digests import digests
-from k3m_jax.settings import UserError
-from k3m_jax.training.checkpoint_record import DamagedError, Meta, Record
+from k3m_jax.settings import DiskError, UserError
+from k3m_jax.training.checkpoint_record import (
+    DamagedError,
+    Meta,
+    Record,
+    read_loss,
+    write_loss,
+)
 from k3m_jax.training.step import State
 
 FOLDER = "checkpoints"
 DELETED = "deleted"  # within it: what is being deleted, so that a kill leaves no half checkpoint
 PARAMS, PROGRESS = "params/", "progress/"  # how the names of arrays begin
 Which = int | Literal["best", "latest"]
-# What a disk or a store answers that fails: no fault of the files on it.
-DISK_ERRORS = {
-    *(errno.EIO, errno.ENOSPC, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT),
-    *(errno.EROFS, errno.EDQUOT, errno.ENXIO, errno.ENODEV, errno.EMFILE, errno.ENFILE),
-}
 
 
 class Checkpoints:
@@ -86,25 +89,37 @@ class Checkpoints:
                 raise RuntimeError("run the same command again to go on from an older checkpoint")
         return state
 
-    def save(self, step: int, state: State, loss: float | None = None) -> None:
-        """Copies the state from the devices and writes it in the background.
-
-        `loss` is that on held-out products, if it was measured.
-        """
+    def save(self, step: int, state: State) -> None:
+        """Copies the state from the devices and writes it in the background."""
         self.wait()
         progress = state._replace(params=())
         found = digests(state.params, PARAMS) | digests(progress, PROGRESS)
-        # A loss that is not a number ranks as none: last, the newest of them first.
-        loss = None if loss is None or not math.isfinite(loss) else loss
-        self._losses[step] = loss
+        self._losses[step] = None
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(state.params),
                 progress=ocp.args.StandardSave(progress),
-                meta=ocp.args.JsonSave(Record(self._meta, step, loss, found).to_json()),
+                meta=ocp.args.JsonSave(Record(self._meta, step, found).to_json()),
             ),
         )
+
+    def record_loss(self, step: int, loss: float | None) -> None:
+        """Waits until a checkpoint is written, and records its loss on held-out products with it.
+
+        A loss that is None or not a number ranks last, the newest of them first.
+        """
+        self.wait()
+        self._losses[step] = loss = None if loss is None or not math.isfinite(loss) else loss
+        if distributed.is_lead_process():
+            write_loss(self._folder / str(step), loss)
+
+    def is_measured(self, step: int) -> bool:
+        """Whether the loss of a checkpoint was recorded; the same in all processes."""
+        measured = read_loss(self._folder / str(step))[0]
+        if jax.process_count() > 1:  # a shared file system may show it to some of them later
+            measured = bool(multihost_utils.broadcast_one_to_all(np.int32(measured)))
+        return measured
 
     def wait(self) -> None:
         """Returns when all is written and on the disk; raises errors of the background threads."""
@@ -257,7 +272,7 @@ def _damage(folder: epath.Path, hint: str) -> Iterator[None]:
     """Around the reading of a checkpoint: tells damage from a disk that fails.
 
     Whatever Orbax raises of a file that it can't make sense of becomes a DamagedError, unless the
-    disk does not give the files' bytes at all: then it is a UserError, and nothing is to be
+    disk does not give the files' bytes at all: then it is a DiskError, and nothing is to be
     renamed. Errors of memory and of devices stay as they are.
     """
     try:
@@ -265,20 +280,9 @@ def _damage(folder: epath.Path, hint: str) -> Iterator[None]:
     except (UserError, DamagedError, MemoryError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:  # Orbax and TensorStore raise nearly anything, and bare Exceptions
-        if reason := _disk_failure(error) or _unreadable_file(folder):
-            raise UserError(f"{folder} can't be read ({reason}): {hint}") from error
+        if reason := disk_failure(error) or _unreadable_file(folder):
+            raise DiskError(f"{folder} can't be read ({reason}): {hint}") from error
         raise DamagedError(_first_line(error)) from error
-
-
-def _disk_failure(error: BaseException | None) -> str:
-    """The first line of an error of the disk among an error and its causes; "" without one."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            return _first_line(error)
-        if isinstance(error, PermissionError | TimeoutError):
-            return _first_line(error)
-        error = error.__cause__ or error.__context__
-    return ""
 
 
 def _unreadable_file(folder: epath.Path) -> str:
@@ -294,12 +298,8 @@ def _unreadable_file(folder: epath.Path) -> str:
 
 
 def _losses(folder: epath.Path, steps: Sequence[int]) -> dict[int, float | None]:
-    """Held-out losses by step; None for a record that can't be read: it is judged when restored."""
-    found = dict.fromkeys(steps)
-    for step in steps:
-        with contextlib.suppress(DamagedError, OSError):
-            found[step] = Record.read(folder / str(step)).loss
-    return found
+    """Held-out losses by step; None where none was measured."""
+    return {step: read_loss(folder / str(step))[1] for step in steps}
 
 
 def _manager(folder: epath.Path, **options) -> ocp.CheckpointManager:

@@ -48,12 +48,24 @@ def train(
         state = init_or_restore(trainer, checkpoints, tokenizer)
         step = int(state.step)
         stop = should_stop(step)
-        report = stack.enter_context(contextlib.closing(ProgressReporter(trainer, workdir, state)))
+        # A run that was stopped between a checkpoint and its evaluation still owes this one.
+        owed = step > 0 and due(training.eval_every) and not checkpoints.is_measured(step)
+        reporter = ProgressReporter(trainer, workdir, state, measured=not owed)
+        report = stack.enter_context(contextlib.closing(reporter))
+
+        def measure() -> None:
+            measured = evaluate(state.params)
+            report.held_out(step, measured)
+            checkpoints.record_loss(step, measured.get("loss"))
+
         profile = stack.enter_context(contextlib.ExitStack())
         profile_from = max(training.profile_start, step)
         profile_until = training.profile_start + training.profile_steps
         batches = stack.enter_context(contextlib.closing(batches_from(step)))
         stack.enter_context(distributed.abort_together())
+        if owed and not stop:
+            measure()
+            owed, stop = False, should_stop(step)
         while step < training.steps and not stop:
             distributed.heartbeat(f"the batch of step {step + 1}")
             with report.stopwatch.waiting():
@@ -69,17 +81,17 @@ def train(
                 jax.block_until_ready(metrics)
                 profile.close()
             report.dispatched(step, metrics)
-            stop = should_stop(step)
-            evaluation_due = due(training.eval_every)
-            if evaluation_due or stop or due(training.checkpoint_every):
+            stop, owed = should_stop(step), due(training.eval_every)
+            if owed or stop or due(training.checkpoint_every):
                 report.pause()  # a checkpoint's metrics must be on disk before it is
-                measured = evaluate(state.params) if evaluation_due else {}
-                if evaluation_due:
-                    report.held_out(step, measured)
                 distributed.heartbeat(f"the checkpoint of step {step}")
-                checkpoints.save(step, state, measured.get("loss"))
+                checkpoints.save(step, state)
+                # The step is safe before anything can go wrong with measuring it.
+                if owed and not stop:
+                    measure()
+                    owed = False
                 # A signal that came meanwhile needs no other checkpoint than this one.
                 stop = should_stop(step)
         distributed.heartbeat("the last checkpoint")
         checkpoints.wait()
-    return step == training.steps
+    return step == training.steps and not owed

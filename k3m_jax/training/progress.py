@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
-import tensorboardX
 import tqdm
 from etils import epath
 
-from k3m_jax.data.store.remote import LocalFolder
+from k3m_jax.data.store.remote import LocalFolder, sync
 from k3m_jax.parallel import distributed
 from k3m_jax.parallel.accelerators import peak_flops
 from k3m_jax.settings import Settings, UserError
+from k3m_jax.training.events import EventWriter
 from k3m_jax.training.flops import training_flops
 from k3m_jax.training.step import Metrics, State
 from k3m_jax.training.trainer import Trainer
@@ -77,21 +77,20 @@ class MetricWriter:
     Lines have `step`, how many are done; what lies past the one resumed from is dropped first.
     """
 
-    def __init__(self, workdir: epath.PathLike, step: int):
+    def __init__(self, workdir: epath.PathLike, step: int, measured: bool = True):
+        """`measured` says whether the step resumed from has its held-out numbers already."""
         self._folder, self._files = LocalFolder(workdir), {}
         for name in (METRICS, TIMING):
             kept = [x for x in read_metrics(epath.Path(workdir) / name) if x["step"] <= step]
+            if not measured:
+                kept = [x for x in kept if x["step"] < step or "valid/loss" not in x]
             # Replaced atomically: a crash here must not lose what stays.
             fresh = (path := self._folder.path / name).with_suffix(".fresh")
             fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            sync(fresh)
             fresh.replace(path)
             self._files[name] = path.open("a", encoding="utf-8", buffering=1)
-        # TensorBoard itself hides the events from `purge_step` on.
-        self._events = tensorboardX.SummaryWriter(
-            str(self._folder.path / "tensorboard"),
-            purge_step=step + 1 if step else None,
-            filename_suffix=f".{step}",  # else two of one second would be one
-        )
+        self._events = EventWriter(self._folder.path / "tensorboard", step)
 
     def write(self, step: int, group: str, values: Mapping[str, float | None]) -> None:
         """Writes numbers as `group/key`, those of the group `timing` to its own file."""
@@ -109,11 +108,12 @@ class MetricWriter:
         self._folder.push()
 
     def close(self) -> None:
-        """Writes what is still buffered."""
-        for file in self._files.values():
-            file.close()
-        self._events.close()
-        self._folder.close()
+        """Writes what is still buffered; after an error of one file, that of the others too."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._folder.close)
+            stack.callback(self._events.close)
+            for file in self._files.values():
+                stack.callback(file.close)
 
 
 def read_metrics(path: epath.Path) -> list[dict[str, float | None]]:
@@ -131,13 +131,17 @@ class ProgressReporter:
     Raises UserError, in all processes alike, after `MAX_REFUSALS` refused steps in a row.
     """
 
-    def __init__(self, trainer: Trainer, workdir: epath.PathLike, state: State):
+    def __init__(
+        self, trainer: Trainer, workdir: epath.PathLike, state: State, measured: bool = True
+    ):
+        """`measured` is whether the held-out numbers of `state` are written already."""
         self._training = trainer.network.settings.training
         step, self._skipped = int(state.step), int(state.skipped)
         self._refusals = 0  # in a row, up to the last step read
         self.stopwatch = Stopwatch(trainer.network.settings, list(trainer.mesh.devices.flat))
         # Metrics are the same in all processes; one of them writes.
-        self._writer = MetricWriter(workdir, step) if distributed.is_lead_process() else None
+        leads = distributed.is_lead_process()
+        self._writer = MetricWriter(workdir, step, measured) if leads else None
         self._bar = tqdm.tqdm(
             total=self._training.steps,
             initial=step,

@@ -49,8 +49,8 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     checkpoints = Checkpoints(folder, RUN, keep=2)
     for step, loss in ((4, 0.5), (8, 0.7)):
-        checkpoints.save(step, state_of(step), loss)
-    checkpoints.wait()
+        checkpoints.save(step, state_of(step))
+        checkpoints.record_loss(step, loss)
     checkpoints.close()
     return folder
 
@@ -158,16 +158,24 @@ def test_a_record_that_says_something_else(run, key):
         case "vocabulary":
             written["vocabulary"] = "wordz"
         case "record":
-            written["record"]["loss"] = 0.1  # would become the best
+            written["record"]["digests"].popitem()
     path.write_text(json.dumps(written))
     assert equal(load(run, "best"), 4)
     assert equal(resume(run)[0], 4)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_loss_costs_the_rank_alone(run, kind):
+    inflict(run / "checkpoints" / "4" / "held_out.json", kind)
+    assert equal(load(run, "best"), 8)
+    assert equal(resume(run)[0], 8)
+
+
 def test_a_damaged_record_of_an_older_checkpoint_stops_nothing(run):
     inflict(run / "checkpoints" / "4" / "meta" / "metadata", "cut")
     assert equal(resume(run)[0], 8)
-    assert equal(load(run, "best"), 8)
+    with pytest.raises(UserError, match=r"checkpoint 4 .* is damaged .* of \[8\]"):
+        load(run, "best")
 
 
 def test_a_step_that_is_damaged_twice(run):
@@ -211,23 +219,25 @@ def test_a_disk_that_fails_renames_nothing(run, monkeypatch, number):
 def test_a_kill_while_one_is_deleted_leaves_no_half_checkpoint(run):
     """Deletion begins with a new name, and the next save finishes it."""
     checkpoints = Checkpoints(run, RUN, keep=1)
-    checkpoints.save(12, state_of(12), 0.1)
+    checkpoints.save(12, state_of(12))
+    checkpoints.record_loss(12, 0.1)
+    checkpoints.save(16, state_of(16))
     checkpoints._manager.wait_until_finished()  # as a kill would leave it
     checkpoints.close()
     kept = {p.name for p in (run / "checkpoints").iterdir()}
-    assert not kept & {"4", "8"}
+    assert kept == {"12", "16", "deleted"}
     checkpoints = Checkpoints(run, RUN, keep=1)
-    assert equal(checkpoints.restore(ABSTRACT), 12)
+    assert equal(checkpoints.restore(ABSTRACT), 16)
     checkpoints.wait()
     checkpoints.close()
-    assert {p.name for p in (run / "checkpoints").iterdir()} == {"12"}
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"12", "16"}
 
 
 def test_every_kth_stays(tmp_path):
     checkpoints = Checkpoints(tmp_path, RUN, keep=1, keep_every=4)
     for step in range(1, 11):
-        checkpoints.save(step, state_of(step), 1 / step if step != 3 else 0.01)
-    checkpoints.wait()
+        checkpoints.save(step, state_of(step))
+        checkpoints.record_loss(step, 1 / step if step != 3 else 0.01)
     checkpoints.close()
     kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
     assert kept == {3, 4, 8, 10}  # the best, every fourth, the newest

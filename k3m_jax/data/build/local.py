@@ -33,7 +33,7 @@ from k3m_jax.data.catalog.region_features import RegionReader
 from k3m_jax.data.input.tokenizer import train_wordpiece
 from k3m_jax.data.records import Product, RejectedLine, Splitting
 from k3m_jax.data.store import codebook as codebooks
-from k3m_jax.data.store import shards
+from k3m_jax.data.store import lock, shards
 from k3m_jax.data.store.pairs import read_pairs, resolve_pairs
 from k3m_jax.data.workers import ordered_map
 from k3m_jax.settings import Backbone, UserError, schema
@@ -250,8 +250,19 @@ class Build:
         return codebooks.fit(descriptors, a.codebook_size, a.patch_size)
 
 
-def build(arguments: BuildArguments) -> shards.ShardSet:
-    """Builds a data set and opens it; raises UserError where the input can't become one."""
+def build(arguments: BuildArguments, *, alone: bool = True) -> shards.ShardSet:
+    """Builds a data set and opens it; raises UserError where the input can't become one.
+
+    Not `alone`, others may build the same at the same time: the first to finish gives it its name.
+    """
+    arguments.check()
+    name = f"{shards.NAME}-{arguments.front_end}.lock"
+    lone = lock.hold(epath.Path(arguments.output) / name, "--output")
+    with lone if alone else contextlib.nullcontext():
+        return _build(arguments)
+
+
+def _build(arguments: BuildArguments) -> shards.ShardSet:
     kind, config, options = shards.K3mProducts, tfds.download.DownloadConfig, {}
     if arguments.beam_options:
         try:

@@ -293,7 +293,8 @@ def eval_items(settings: Settings, inputs: Inputs) -> Examples:
     sources = view_sources(inputs.shard_sets, split, corruption, EVALUATION_SEED)
     if not sources:
         names = ", ".join(sorted({n for each in inputs.shard_sets for n in each.info.products}))
-        raise UserError(f"data.valid_split: no source has a split {split!r}, only {names}")
+        hint = "name a held-out one, or build the shards with --valid_fraction"
+        raise UserError(f"data.valid_split: no source has a split {split!r}, only {names}: {hint}")
     limit = settings.evaluation.products or sum(map(len, sources))
     shares = first_items(list(map(len, sources)), limit)
     sources = [s.slice(slice(count)) for s, count in zip(sources, shares, strict=True) if count]

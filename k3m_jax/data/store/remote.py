@@ -67,6 +67,19 @@ def sync_folder(path: epath.PathLike) -> None:
             os.close(descriptor)
 
 
+def publish(path: epath.PathLike, text: str) -> None:
+    """Writes a file that is there as a whole or, after a crash or a power cut, as it was before."""
+    path = epath.Path(path)
+    if is_remote(path):
+        path.write_text(text)
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    sync(partial)
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
 class LocalFolder:
     """A local folder to write to, `path`, for what knows no epath; `push` brings it to a store."""
 
