@@ -216,7 +216,7 @@ def open_checkpoint(
     damaged or that the disk fails.
     """
     folder, steps = remote.absolute(workdir) / FOLDER, kept_steps(workdir)
-    with _manager(folder, create=False, read_only=True) as manager:
+    with _manager(folder, create=False) as manager:
         step = which if which in steps else None
         if which == "latest":
             step = steps[-1]
