@@ -9,7 +9,7 @@ from typing import Any
 from k3m_jax import modalities
 from k3m_jax.modalities.base import InvalidRecordError, clean_text
 
-SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")  # a part of file names
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -45,7 +45,7 @@ class Product:
             raise InvalidRecordError("missing_id", "the record has no id")
         split = clean_text(line.get("split"), "split")
         if split and (not SPLIT_NAME.fullmatch(split) or split == "all"):
-            raise InvalidRecordError("bad_split", f"{split!r}: use letters and digits")
+            raise InvalidRecordError("bad_split", f"{split!r}: use at most 64 letters and digits")
         repairs: list[str] = []
         sources = {m.name: m.parse(line, repairs) for m in modalities.REGISTRY.values()}
         product = clean_text(line.get("product"), "product", number=True) or item

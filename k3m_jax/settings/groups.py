@@ -247,6 +247,7 @@ class Data:
     valid_corruption: Corruption = option(Corruption(), "Corruption of held-out items.")
     siblings: bool = option(False, "every other row: another item of the product before it, if any")
     tokenizer: str = option("", 'a Hugging Face tokenizer folder; "": that of the first source')
+    unreadable: NonNegativeInt = option(100, "damaged records of a split left out by each process")
     workers: NonNegativeInt = option(0, "processes that prepare batches; 0: threads of this one")
     threads: PositiveInt = option(2, "of each process; more where reads are slow (docs/scaling.md)")
 

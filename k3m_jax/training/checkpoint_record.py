@@ -27,7 +27,7 @@ FORMER_LOSS = "metrics/metrics"  # where checkpoints without a record keep it
 # rounding and noise alone (accumulation, with which a batch fits fewer devices).
 RESUMABLE = re.compile(
     r"(debug|distributed|evaluation|mesh)\."
-    r"|data\.(threads|valid_corruption|valid_split|workers)"
+    r"|data\.(threads|unreadable|valid_corruption|valid_split|workers)"
     r"|model\.(remat|unroll)"
     r"|training\.(accumulation|checkpoint_every|eval_every|keep|log_every|profile_)"
 )

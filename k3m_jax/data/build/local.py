@@ -33,7 +33,7 @@ from k3m_jax.data.catalog.region_features import RegionReader
 from k3m_jax.data.input.tokenizer import train_wordpiece
 from k3m_jax.data.records import Product, RejectedLine, Splitting
 from k3m_jax.data.store import codebook as codebooks
-from k3m_jax.data.store import lock, shards
+from k3m_jax.data.store import integrity, lock, remote, shards
 from k3m_jax.data.store.pairs import read_pairs, resolve_pairs
 from k3m_jax.data.workers import ordered_map
 from k3m_jax.settings import Backbone, UserError, schema
@@ -214,8 +214,10 @@ class Build:
             fingerprint=f"{found.fingerprint:064x}",
             version=__version__,
             arguments={k: v for k, v in dataclasses.asdict(a).items() if k not in INCIDENTAL},
+            files=integrity.describe(folder, shards.OF_TFDS),
         )
-        (folder / shards.BUILD_INFO).write_text(json.dumps(dataclasses.asdict(info), indent=1))
+        remote.sync(folder)  # a power cut must not leave a data set of empty files
+        info.write(folder)
 
     def _scan(self, splitting: Splitting) -> Iterator[tuple[tuple[bool, bytes], Product]]:
         """Makes the first pass; gives products, with whether not of train and their id's hash."""

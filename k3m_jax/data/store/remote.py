@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from etils import epath
 from tqdm import tqdm
 
+from k3m_jax.data.store import literal_folders  # noqa: F401  (mends epath)
 from k3m_jax.settings import UserError
 
 COPIES = 16  # at a time

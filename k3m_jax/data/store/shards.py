@@ -13,12 +13,13 @@ from typing import Any, ClassVar, SupportsIndex
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 from etils import epath
 from tensorflow_datasets.core import writer
 from tqdm import tqdm
 
 from k3m_jax.data.records import Record
-from k3m_jax.data.store import remote
+from k3m_jax.data.store import disk, integrity, remote
 from k3m_jax.data.store.codebook import Codebook
 from k3m_jax.data.store.pairs import Pair, stored_pairs, stored_views
 from k3m_jax.modalities import REGISTRY
@@ -30,8 +31,10 @@ NAME, FORMAT_VERSION = "k3m_products", "2.0.0"
 BUILD_INFO, VALUES, REJECTS = "build.json", "values.json", "rejects.jsonl"
 CODEBOOK, TOKENIZER = "codebook.npz", "tokenizer"
 PRODUCTS = "products.npz"  # by split, `product_hash` of each item
-DATASET_INFO = "dataset_info.json"  # of TFDS
+DATASET_INFO, FEATURES = "dataset_info.json", "features.json"  # of TFDS
+OF_TFDS = (DATASET_INFO, FEATURES)  # written once all else is there
 IDENTITY = ("id", "product", "category", "source")  # of an item, next to its modalities
+UNREADABLE = 100  # records of a split that are left out, by default, before a run ends
 FILE_BYTES = 32 << 20  # of one file of shards, where the number of files is not given
 
 
@@ -56,6 +59,8 @@ class BuildInfo:
     pairs: Mapping[str, int] = dataclasses.field(default_factory=dict)  # labelled, by split
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)  # the modalities' largest
     backbone: Backbone = Backbone()  # that made the regions, if it is known
+    # Size and digest of each other file; empty: built before there were any.
+    files: Mapping[str, list[Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def layout(self) -> Layout:
@@ -64,9 +69,22 @@ class BuildInfo:
 
     @classmethod
     def read(cls, folder: epath.PathLike) -> "BuildInfo":
-        """Reads build.json."""
-        info = json.loads((epath.Path(folder) / BUILD_INFO).read_text())
-        return cls(**{**info, "backbone": Backbone(**info.get("backbone", {}))})
+        """Reads build.json; raises UserError where it is not as it was written."""
+        path = epath.Path(folder) / BUILD_INFO
+        try:
+            content = json.loads(path.read_text())
+            if content.pop("seal", sealed := integrity.seal(content)) != sealed:
+                raise ValueError("it was changed after it was written")
+            content["backbone"] = Backbone(**content.get("backbone", {}))
+            return cls(**content)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} can't be read ({error}): {integrity.HINT}") from error
+
+    def write(self, folder: epath.PathLike) -> None:
+        """Writes build.json, which makes a data set complete."""
+        content = json.loads(json.dumps(dataclasses.asdict(self)))
+        content["seal"] = integrity.seal(content)
+        remote.publish(epath.Path(folder) / BUILD_INFO, json.dumps(content, indent=1))
 
 
 class ProductsBuilder:
@@ -149,12 +167,17 @@ def _tfds_feature(feature: Feature) -> Any:
 
 
 class ProductSource:
-    """Random access to the items of one split, in the order they are stored; pickles."""
+    """Random access to the items of one split, in the order they are stored; pickles.
 
-    def __init__(self, source: Any, name: str, layout: Layout):
-        """`source` gives TFDS examples, `name` identifies the data."""
+    An item that can't be read is one that lacks everything, named in a warning, so that one damaged
+    record does not end every run at the same step.
+    """
+
+    def __init__(self, source: Any, name: str, layout: Layout, unreadable: int = UNREADABLE):
+        """`source` gives TFDS examples, `name` the data; `unreadable` items may be so."""
         self._source, self._name, self._layout = source, name, layout
         self._modalities = dict(REGISTRY)  # a new process knows the library's own alone
+        self._limit, self._unreadable = unreadable, set[int]()  # of this process
 
     def __len__(self) -> int:
         return len(self._source)
@@ -162,6 +185,28 @@ class ProductSource:
     def __getitem__(self, index: SupportsIndex) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(f"item {index} of {len(self)} in {self}")  # ends a for loop
+        try:
+            return self._read(index)
+        except Exception as error:  # ArrayRecord and TFDS raise nearly anything
+            if disk.disk_failure(error):
+                raise
+            self._bear(int(index), error)
+            contents = {name: each.empty for name, each in self._modalities.items()}
+            return Record(f"unreadable-{index}", f"unreadable-{index}", "", "", contents)
+
+    def _bear(self, index: int, error: Exception) -> None:
+        """Counts and names an unreadable item; raises UserError where there are too many."""
+        if index in self._unreadable:
+            return
+        self._unreadable.add(index)
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        named = f"item {index} of {self} can't be read ({reason})"
+        if (count := len(self._unreadable)) > self._limit:
+            limit = f"{count} such items are more than data.unreadable {self._limit}"
+            raise UserError(f"{named}: {limit}: {integrity.HINT}") from error
+        logging.warning("%s: left out, %d of at most %d", named, count, self._limit)
+
+    def _read(self, index: SupportsIndex) -> Record:
         example, contents = self._source[index], {}
         for name, modality in self._modalities.items():
             contents[name] = modality.empty
@@ -187,6 +232,7 @@ class ShardSet:
 
     folder: epath.Path  # the version folder: shards and what lies next to them
     info: BuildInfo
+    unreadable: int = UNREADABLE  # records of a split that may be
 
     def __str__(self) -> str:
         return f"{self.folder} (built of {self.info.arguments['input']})"
@@ -198,11 +244,13 @@ class ShardSet:
             raise UserError(f"{folder} has no split {split!r}, only {', '.join(info.products)}")
         name = f"{folder}, split={split}, fingerprint={info.fingerprint}"
         if remote.is_remote(folder):  # ArrayRecord reads local files alone
-            metadata = [folder / file for file in (DATASET_INFO, "features.json")]
-            files = folder.glob(f"{NAME}-{split}.array_record*")
-            folder = remote.local_copies([*metadata, *files], info.fingerprint)
+            metadata = [folder / file for file in OF_TFDS]
+            files = [*metadata, *folder.glob(f"{NAME}-{split}.array_record*")]
+            folder = epath.Path(remote.local_copies(files, info.fingerprint))
+            known = {file.name: info.files[file.name] for file in files if file.name in info.files}
+            integrity.check(folder, known)  # others may write to a temporary folder, too
         source = tfds.builder_from_directory(folder).as_data_source(split)
-        return ProductSource(source, name, info.layout)
+        return ProductSource(source, name, info.layout, self.unreadable)
 
     def product_hashes(self, split: str) -> np.ndarray:
         """`product_hash` of each item of a split, int64 [I].
@@ -255,10 +303,11 @@ class ShardSet:
         return path if path.exists() else None
 
 
-def open_shards(path: epath.PathLike) -> ShardSet:
+def open_shards(path: epath.PathLike, unreadable: int = UNREADABLE) -> ShardSet:
     """Opens a data set: its version folder, or a folder above it that holds no other.
 
-    Raises UserError: nothing there, several data sets, or one that is not complete or too old.
+    `unreadable` records of a split may be damaged. Raises UserError: nothing there, several data
+    sets, or one that is not complete, too old, or not as it was built.
     """
     path = epath.Path(path)
     if not path.exists():
@@ -276,6 +325,22 @@ def open_shards(path: epath.PathLike) -> ShardSet:
     (folder,) = found
     if not (folder / DATASET_INFO).exists():
         raise UserError(f"{folder} is not complete: build it again with --overwrite")
-    if (version := json.loads((folder / DATASET_INFO).read_text())["version"]) != FORMAT_VERSION:
-        raise UserError(f"{folder} is of version {version}, not {FORMAT_VERSION}: build it again")
-    return ShardSet(folder, BuildInfo.read(folder))
+    lengths = _split_lengths(folder / DATASET_INFO)
+    info = BuildInfo.read(folder)
+    integrity.check(folder, info.files)
+    if info.files and lengths != dict(info.products):
+        found = f"{folder / DATASET_INFO} has other splits than {BUILD_INFO}"
+        raise UserError(f"{found}: {integrity.HINT}")
+    return ShardSet(folder, info, unreadable)
+
+
+def _split_lengths(path: epath.Path) -> dict[str, int]:
+    """Items by split, as TFDS has them; UserError for what can't be read or has another format."""
+    try:
+        content = json.loads(path.read_text())
+        if (version := content["version"]) != FORMAT_VERSION:
+            found = f"{path.parent} is of version {version}, not {FORMAT_VERSION}"
+            raise UserError(f"{found}: build it again")
+        return {each["name"]: sum(map(int, each["shardLengths"])) for each in content["splits"]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} can't be read ({error!r}): {integrity.HINT}") from error
