@@ -108,6 +108,7 @@ def _execute(main: Main, arguments: Sequence[str]) -> int:
 def _parse(options: Sequence[Setting], argv: Sequence[str]) -> dict[str, Any] | None:
     """The flags' values by name; None where `--print_config` printed all that is wanted."""
     known = flags.FlagValues()  # not absl's global ones: a process may run several commands
+    argv = [_single_entry(argument, options) for argument in argv]
     config = next((flag for flag in options if flag.kind is Settings), None)
     if config:
         flags.DEFINE_bool("print_config", False, "", flag_values=known)
@@ -119,12 +120,27 @@ def _parse(options: Sequence[Setting], argv: Sequence[str]) -> dict[str, Any] | 
         raise UserError(f"unexpected argument {rest[0]!r}; --help lists the flags")
     printing = config and known.print_config
     for flag in [config] if printing else options:
-        if known[flag.name].value is None and flag.default is dataclasses.MISSING:
+        if known[flag.name].value in (None, "") and flag.default is dataclasses.MISSING:
             raise UserError(f"--{flag.name} is required; --help lists the flags")
     if printing:
         print(_value(config, known).to_json())
         return None
     return {flag.name: _value(flag, known) for flag in options}
+
+
+def _single_entry(argument: str, options: Sequence[Setting]) -> str:
+    """An argument whose value is one text of a setting that takes many, as a tuple of it.
+
+    ml_collections reads such values as Python: a path with a space, or one called 2024, is none.
+    """
+    name, equals, value = argument.lstrip("-").partition("=")
+    flag = next((o for o in options if o.kind is Settings and name.startswith(f"{o.name}.")), None)
+    if not (flag and equals and value) or value[0] in "([\"'" or "," in value:
+        return argument
+    for _, _, settings in groups_of(Settings(), flag.name):
+        if any(s.name == name and s.kind == tuple[str, ...] for s in settings):
+            return f"--{name}={(value,)!r}"
+    return argument
 
 
 def _define(flag: Setting, known: flags.FlagValues, argv: Sequence[str]) -> None:

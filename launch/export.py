@@ -7,6 +7,7 @@ and its functions compiled ahead for each platform (docs/serving.md).
 """
 
 import dataclasses
+import shlex
 
 from etils import epath
 
@@ -40,7 +41,8 @@ def main(flags: Flags) -> None:
     )
     for path in sorted(output.iterdir()):
         print(f"{path.stat().length:>13,}  {path}")
-    print(f"next: python -m launch.embed --model={output} --help, or read {output}/README.md")
+    model = shlex.quote(f"--model={output}")
+    print(f"next: python -m launch.embed {model} --help, or read {output}/README.md")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ sizes and vocabulary must agree, and what does not is reported. docs/weights.md 
 """
 
 import dataclasses
+import shlex
 from typing import Literal
 
 from etils import epath
@@ -41,9 +42,10 @@ def main(flags: Flags) -> None:
         tokenizer = Tokenizer.load(settings.data.tokenizer)
     imported = import_weights(flags.format, flags.input, output, settings, tokenizer)
     print(imported.report())
-    words = f"--config.data.tokenizer={output} " if holds_tokenizer(output) else ""
+    weights = shlex.quote(f"--config.init_from={output}")
+    words = shlex.quote(f"--config.data.tokenizer={output}") if holds_tokenizer(output) else ""
     print(f"written: {output}")
-    print(f"next: python -m launch.pretrain … {words}--config.init_from={output}")
+    print(f"next: python -m launch.pretrain … {words} {weights}")
 
 
 if __name__ == "__main__":

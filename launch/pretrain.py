@@ -10,6 +10,7 @@ Exit codes: 0 finished; 2 a mistake in the command; 75 stopped by a signal and s
 
 import dataclasses
 import os
+import shlex
 import sys
 
 import jax
@@ -38,7 +39,8 @@ def main(flags: Flags) -> int | None:
         finished = run(flags.config, epath.Path(flags.workdir))
         leads = distributed.is_lead_process()
     if leads and finished:
-        print(f"finished; next: python -m launch.evaluate --workdir={flags.workdir}")
+        workdir = shlex.quote(f"--workdir={flags.workdir}")
+        print(f"finished; next: python -m launch.evaluate {workdir}")
     elif leads:
         print("stopped and saved: run the same command to go on", file=sys.stderr)
     return None if finished else EXIT_PREEMPTED

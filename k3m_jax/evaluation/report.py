@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -142,7 +143,9 @@ class Report:
         return "\n".join([*table(cells), "", *self._notes(bullet)])
 
     def _notes(self, bullet: str) -> list[str]:
-        notes = {**self.notes, **({"measured on": self.external} if self.external else {})}
+        external = str(self.external) if self.external else ""
+        external = markdown_text(external) if bullet else external  # folders may be called anything
+        notes = {**self.notes, **({"measured on": external} if external else {})}
         return [
             f"{bullet}{name}: {f'{value:,}' if isinstance(value, int) else value}"
             for name, value in notes.items()
@@ -152,7 +155,14 @@ class Report:
 def markdown_table(cells: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table in Markdown, its header first: names left, numbers right."""
     rule = ("---", *["---:"] * (len(cells[0]) - 1))
-    return ["| " + " | ".join(line) + " |" for line in (cells[0], rule, *cells[1:])]
+    lines = ([cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in cells)
+    first, *rows = (f"| {' | '.join(line)} |" for line in lines)
+    return [first, f"| {' | '.join(rule)} |", *rows]
+
+
+def markdown_text(text: str) -> str:
+    """A text that others chose, such as a folder's name, as plain text of one line in Markdown."""
+    return re.sub(r"([\\|`*_<>\[\]#])", r"\\\1", " ".join(text.split()))
 
 
 def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:

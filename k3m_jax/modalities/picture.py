@@ -62,21 +62,31 @@ class PictureModality(base.Modality):
         jpeg, c = {"picture": base.Feature((), bytes)}, layout.top_classes
         if layout.front_end == "patches":
             return jpeg | {"class_ids": base.Feature((None,), np.int32)}
-        return jpeg | {
+        regions = jpeg | {
             "boxes": base.Feature((None, 4), np.float32),
             "features": base.Feature((None, layout.feature_dim), np.float16),
+        }
+        if not c:  # arrays of no size can be written, and not be read
+            return regions
+        return regions | {
             "class_ids": base.Feature((None, c), np.int32),
             "class_probs": base.Feature((None, c), np.float16),
         }
 
     @classmethod
     def to_features(cls, content: Picture) -> dict[str, Any]:
-        fields = vars(content).items()
-        return {"picture" if k == "jpeg" else k: v for k, v in fields if v is not None}
+        fields = {k: v for k, v in vars(content).items() if v is not None}
+        if content.class_probs is not None and not content.class_probs.shape[1]:
+            del fields["class_ids"], fields["class_probs"]
+        return {"picture" if k == "jpeg" else k: v for k, v in fields.items()}
 
     @classmethod
     def from_features(cls, stored: Mapping[str, Any]) -> Picture:
         names = ("class_ids", "boxes", "features", "class_probs")
+        if "boxes" in stored and "class_ids" not in stored:  # of a detector that names no classes
+            none = np.zeros((len(stored["boxes"]), 0))
+            classes = {"class_ids": none.astype(np.int32), "class_probs": none.astype(np.float16)}
+            stored = {**stored, **classes}
         return Picture(stored["picture"], *(stored.get(name) for name in names))
 
     @classmethod

@@ -101,7 +101,18 @@ def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _on_white(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):  # 16-bit grey: Pillow's own conversion clips at 255
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):  # 32-bit whole numbers, most often of 16 bits, or floats
+        return Image.fromarray(_bytes_of(np.asarray(image, np.float64))).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _bytes_of(grey: np.ndarray) -> np.ndarray:
+    """Grey values of an unknown scale as uint8; raises InvalidRecordError where none is likely."""
+    low, high = grey.min(initial=0), grey.max(initial=0)
+    scale = next((top for top in (1, 255, 65535) if high <= top), 0)
+    if not (scale and low >= 0 and np.isfinite(grey).all()):
+        raise InvalidRecordError("bad_picture", f"grey values from {low:g} to {high:g}")
+    return np.round(grey * (255 / scale)).astype(np.uint8)

@@ -26,6 +26,7 @@ from k3m_jax.data.input.tokenizer import Tokenizer, holds_tokenizer
 from k3m_jax.data.store import remote
 from k3m_jax.model.network import Network, Params, flat, nested
 from k3m_jax.pretrained import weights_file
+from k3m_jax.pretrained.parts import check_parts
 from k3m_jax.settings import Settings, UserError
 
 Config = Mapping[str, Any]  # a config.json
@@ -38,6 +39,7 @@ PYTORCH = ("pytorch_model.bin", "pytorch_model-*-of-*.bin", "*.pt", "*.pth", "*.
 WORDS = "embeddings.word_embeddings.weight"
 POSITIONS = "embeddings.position_embeddings.weight"
 MLM_HEAD = "cls.predictions."
+BY_TOKEN = (WORDS, f"{MLM_HEAD}decoder.weight", f"{MLM_HEAD}decoder.bias", f"{MLM_HEAD}bias")
 # What the layers here compute; a missing key says the same.
 ARCHITECTURE = {
     "hidden_act": "gelu",  # the exact one, with erf
@@ -146,6 +148,8 @@ def read_tensors(format: Format, tensors: Tensors, params: Params) -> Imported:
         view = views[name]
         if name.endswith(POSITIONS) and len(tensor):
             read[name] = tensor = tensor[np.arange(len(view)) % len(tensor)]
+        if name.endswith(BY_TOKEN) and len(tensor) > len(view):  # padded, see `check_sizes`
+            read[name] = tensor = tensor[: len(view)]
         if tensor.shape != view.shape:
             shapes = f"{tensor.shape}, the model's settings need {view.shape}"
             raise UserError(f"{names[name]} has the shape {shapes}")
@@ -197,6 +201,7 @@ def read_folder(folder: epath.Path) -> Tensors:
     """
     for pattern in SAFETENSORS + PYTORCH:
         if paths := sorted(folder.glob(pattern)):
+            check_parts(folder, [path.name for path in paths])
             read = weights_file.read_weights if pattern in SAFETENSORS else _read_pytorch
             return {name: tensor for path in paths for name, tensor in read(path)[0].items()}
     raise UserError(f"{folder} has no weights, neither {SAFETENSORS[0]} nor {PYTORCH[0]}")
@@ -240,7 +245,10 @@ def check_sizes(path: epath.Path, config: Config, chosen: Settings, sizes: Sizes
         found = "; ".join(f"{k} is {theirs}, but {s} is {ours}" for k, theirs, s, ours in differing)
         needed = " ".join(shlex.quote(f"--config.{s}={theirs}") for _, theirs, s, _ in differing)
         raise UserError(f"{path}: {found}: set {needed}")
-    if (found := config.get("vocab_size")) != (ours := chosen.model.vocabulary):
+    found, ours = config.get("vocab_size"), chosen.model.vocabulary
+    # A table may be padded: with a tokenizer beside it, it is known which rows mean something.
+    padded = isinstance(found, int) and found > ours and holds_tokenizer(path.parent)
+    if found != ours and not padded:
         raise UserError(
             f"{path}: vocab_size is {found}, but the run's tokenizer has {ours} tokens: name that "
             "of the weights, --config.data.tokenizer=FOLDER"

@@ -28,7 +28,7 @@ from k3m_jax import modalities, objectives, settings
 from k3m_jax.data.input.tokenizer import Tokenizer
 from k3m_jax.data.store import remote
 from k3m_jax.data.store.shards import BuildInfo, open_shards
-from k3m_jax.evaluation.report import markdown_table
+from k3m_jax.evaluation.report import markdown_table, markdown_text
 from k3m_jax.modalities.base import Array
 from k3m_jax.model.network import Network, Params, nested
 from k3m_jax.parallel.mesh import make_mesh
@@ -236,7 +236,11 @@ def _data(data: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     for each in data:
         counts = each["missing"] or {}
         products = ", ".join(f"{n:,} {split}" for split, n in (each["products"] or {}).items())
-        name = each["name"] if each["products"] else "not available when this was written"
+        name = (
+            markdown_text(each["name"])
+            if each["products"]
+            else "not available when this was written"
+        )
         missing = (f"{counts[name]:,}" if name in counts else "–" for name in names)
         rows.append([name, products or "–", *missing, f"`{each['fingerprint'][:16]}`"])
     return "\n".join(markdown_table(rows))

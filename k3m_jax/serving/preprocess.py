@@ -76,10 +76,15 @@ class FolderTokenizer:
         self.cls, self.sep, self._unk = (
             self._tokenizer.token_to_id(names[f"{role}_token"]) for role in ("cls", "sep", "unk")
         )
+        added = self._tokenizer.get_added_tokens_decoder()
+        special = {index for index, token in added.items() if token.special}
+        special |= {self._tokenizer.token_to_id(names[f"{r}_token"]) for r in ("pad", "mask")}
+        self._never = {*special, self.cls, self.sep} - {self._unk}
 
     def encode(self, text):
         """Tokens of a text, without special tokens around them."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return [self._unk if i in self._never else i for i in ids]
 
     def encode_term(self, text):
         """Tokens of a property or a value, at least one."""

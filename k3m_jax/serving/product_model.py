@@ -119,6 +119,9 @@ class ProductModel:
             raise UserError(f"record {id!r}: unknown key {min(unknown)!r}; there are {known}")
         if regions is not None and (picture is not None or self._image.front_end == "patches"):
             raise UserError(f"record {id!r}: regions are for a model of regions, without a picture")
+        if not isinstance(picture, bytes | None):
+            kind = type(picture).__name__
+            raise UserError(f"record {id!r}: picture is {kind}, not the bytes of a picture's file")
         tools = types.SimpleNamespace(picture=lambda path, item: self._stored(picture, regions))
         try:
             return Product.parse({**parts, "id": id, "images": ["picture"]}).record(tools)
@@ -174,6 +177,8 @@ class ProductModel:
             raise UserError(f"link_scores: model.preset {preset!r} has no score of a single triple")
         if (shape := np.shape(embeddings))[1:] != (self.width,):
             raise UserError(f"link_scores: embeddings of the shape {shape}, not [N, {self.width}]")
+        if not np.isfinite(embeddings).all():
+            raise UserError("link_scores: embeddings hold NaN or infinity")
         for triple in triples:
             if isinstance(triple, str) or [isinstance(x, str) for x in triple] != [True, True]:
                 raise UserError(f"link_scores: {triple!r:.60} is not a (property, value) pair")
@@ -194,7 +199,10 @@ class ProductModel:
         if picture:
             size = self.backbone.identity.size
             (regions,) = self.backbone(pixels.squeeze(picture, size)[None])
-        raw = {name: np.asarray(array) for name, array in (regions or {}).items()}
+        try:
+            raw = {name: np.asarray(array) for name, array in (regions or {}).items()}
+        except (ValueError, TypeError, AttributeError) as error:  # ragged, or no mapping
+            raise InvalidRecordError("bad_regions", f"arrays by name expected: {error}") from error
         limit = region_limit(self._image.backbone)
         found = make_regions(raw, limit, self._image.top_classes) if raw else None
         return found or Picture()

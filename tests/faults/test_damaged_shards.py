@@ -56,15 +56,13 @@ def test_every_file(whole, tmp_path, kind):
         except UserError as error:
             message = str(error)
         assert "\n" not in message
-        if not message:  # of TFDS's own files something may change that nobody reads
-            assert name.name in ("dataset_info.json", "features.json"), (name, kind)
-            assert found == expected, (name, kind)
+        assert message or found == expected, (name, kind)
 
 
 def test_another_split_in_the_place_of_train(copy):
     train, valid = (next(copy.glob(f"*-{split}.array_record*")) for split in ("train", "valid"))
     train.write_bytes(valid.read_bytes())
-    with pytest.raises(UserError, match=r"train\.array_record.* that were built"):
+    with pytest.raises(UserError, match=r"train\.array_record.* built"):
         open_shards(copy)
 
 

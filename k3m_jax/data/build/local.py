@@ -14,7 +14,9 @@ import io
 import itertools
 import json
 import pickle
+import shlex
 import sqlite3
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -149,6 +151,9 @@ class Build:
                 record = outcome.record
                 row = key.to_bytes(16, "big"), record.product, pickle.dumps(record)
                 waiting.execute("INSERT INTO records VALUES (?, ?, ?, ?)", (outcome.split, *row))
+        for split in [s for s in self.splits if s != "train" and not self.statistics.products[s]]:
+            self.splits.remove(split)
+            print(f"no record of split {split!r} is usable: it is left out", file=sys.stderr)
         self.check_splits()
         waiting.execute("CREATE INDEX in_order ON records (split, hash)")
         sizes = "SELECT COUNT(*), SUM(LENGTH(record)) FROM records WHERE split = ?"
@@ -297,6 +302,10 @@ def _build(arguments: BuildArguments) -> shards.ShardSet:
         raise
     finally:
         scratch.rmtree()
+    info = shards.BuildInfo.read(arguments.folder)
+    of_tfds = {n: integrity.described(arguments.folder / n) for n in shards.OF_TFDS}
+    dataclasses.replace(info, files={**info.files, **of_tfds}).write(arguments.folder)
+    remote.sync(arguments.folder)
     return shards.open_shards(arguments.folder)
 
 
@@ -304,7 +313,8 @@ def report(built: shards.ShardSet, seconds: float) -> str:
     """What was built, what was set aside, and what to run next."""
     info, items = built.info, sum(built.info.products.values())
     size = sum(path.stat().length for path in built.folder.glob("*.array_record*"))
-    options = f"--config=configs/k3m_base.py --config.data.sources={built.folder} " + " ".join(
+    source = shlex.quote(f"--config.data.sources={built.folder}")
+    options = f"--config=configs/k3m_base.py {source} " + " ".join(
         f"--config.image.{key}={getattr(info, key)}"
         for key in ("front_end", "regions", "patch_size" if info.patch_size else "feature_dim")
     )

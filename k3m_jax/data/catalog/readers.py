@@ -85,8 +85,8 @@ class CatalogReader(abc.ABC):
         try:
             if not path.exists():
                 return b""
-            # Reading a pipe would wait for ever.
-            if not remote.is_remote(path) and pathlib.Path(path).is_fifo():
+            # Reading a pipe would wait for ever, a device would not end.
+            if not remote.is_remote(path) and not pathlib.Path(path).is_file():
                 raise InvalidRecordError("bad_picture", f"{relative!r} is not a file")
             if (size := path.stat().length) > MAX_BYTES:
                 raise InvalidRecordError("too_large_picture", f"{size} bytes, not {MAX_BYTES}")

@@ -7,7 +7,6 @@ and either cls_prob [n, C], objects [n] or neither.
 """
 
 import base64
-import contextlib
 import functools
 import hashlib
 import json
@@ -30,7 +29,12 @@ REQUIRED = ("image_w", "image_h", "boxes", "features")
 ARRAYS = (*REQUIRED, "cls_prob", "objects")
 MAX_REGIONS = 36  # of a picture, the most confident ones; of a grid all
 PROGRESS = "extraction.json"  # of launch.extract_regions, in its folder
-BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+BOM = b"\xef\xbb\xbf"
+MAX_ARRAY_BYTES = 1 << 30  # of one array of a picture; a header may declare any number
+BROKEN = (
+    *(OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 Raw = Mapping[str, np.ndarray]
 
 
@@ -58,15 +62,17 @@ class RegionReader:
         progress, self.backbone = epath.Path(path) / PROGRESS, Backbone()
         if progress.exists():
             self.backbone = Backbone(**json.loads(progress.read_text())["backbone"])
-        first = None
+        first = problem = None
         for item in items:
             first = first or item
-            with contextlib.suppress(InvalidRecordError):
+            try:
                 raw = self._raw(item)
                 if raw is not None and make_regions(raw, 1, 1):
                     self.sizes = _sizes(raw, top_classes)
                     return
-        hint = f"its picture ids must be the products' ids, such as {first!r}"
+            except InvalidRecordError as error:
+                problem = problem or f"those of {item!r}: {error.detail}"
+        hint = problem or f"its picture ids must be the products' ids, such as {first!r}"
         raise UserError(f"--region_features: {path} has usable regions of no product: {hint}")
 
     def read(self, item: str, limit: int) -> Picture:
@@ -120,9 +126,14 @@ def make_regions(raw: Raw, limit: int, top_classes: int) -> Picture | None:
         f"a picture of {size[0]:g} x {size[1]:g} pixels",
     )
     _require(np.isfinite(boxes).all(), "boxes hold NaN or infinity")
+    shares = size.min() > 2 and boxes.min() >= 0 and boxes.max() <= 1
+    _require(not shares, "boxes all lie within a pixel: shares of the picture, not pixels?")
     # Detectors overshoot the border by a pixel.
     boxes = np.clip(boxes / size, 0, 1).astype(np.float32)
-    _require((boxes[:, 2:] >= boxes[:, :2]).all(), "a box ends before it begins")
+    ends = (boxes[:, 2:] >= boxes[:, :2]).all()
+    _require(ends, "a box ends before it begins: x1, y1, x2, y2 are expected, not width and height")
+    inside_picture = (boxes[:, 2:] > boxes[:, :2]).all(-1).any()
+    _require(inside_picture, f"no box has an area inside the picture of {size[0]:g} x {size[1]:g}")
     with np.errstate(over="ignore"):
         features = features.astype(np.float16)
     _require(np.isfinite(features).all(), "features hold NaN, or numbers too large for float16")
@@ -174,7 +185,15 @@ def _read_own_file(folder: epath.Path, item: str) -> Raw | None:
     if not path.exists():
         return None
     with path.open("rb") as file, NpzFile(file) as arrays:
-        return {name: arrays[name] for name in ARRAYS if name in arrays.files}
+        return {name: _array(arrays, name) for name in ARRAYS if name in arrays.files}
+
+
+def _array(arrays: NpzFile, key: str) -> np.ndarray:
+    """One array of an archive; raises ValueError where it is larger than any picture's."""
+    name = key if key in arrays.zip.namelist() else f"{key}.npy"
+    if (size := arrays.zip.getinfo(name).file_size) > MAX_ARRAY_BYTES:
+        raise ValueError(f"{key} has {size:,} bytes, more than {MAX_ARRAY_BYTES:,}")
+    return arrays[key]
 
 
 @functools.lru_cache(1)  # each process opens its own
@@ -186,7 +205,7 @@ def _archive(path: epath.Path) -> tuple[NpzFile, frozenset[str]]:
 def _read_from_archive(path: epath.Path, item: str) -> Raw | None:
     """Of one .npz, whose arrays are named `<id>/<array>`."""
     arrays, names = _archive(path)
-    found = {name: arrays[key] for name in ARRAYS if (key := f"{item}/{name}") in names}
+    found = {name: _array(arrays, key) for name in ARRAYS if (key := f"{item}/{name}") in names}
     return found if "boxes" in found else None
 
 
@@ -198,11 +217,12 @@ def _index(path: epath.Path) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     columns, starts, keys, offset = COLUMNS, [], [], 0
     with path.open("rb") as file:
         for line in file:
-            name = line.split(b"\t", 1)[0].strip()
-            if offset == 0 and name == b"image_id":
-                columns = tuple(line.decode().strip().split("\t"))
+            start = len(BOM) if offset == 0 and line.startswith(BOM) else 0
+            name = line[start:].split(b"\t", 1)[0].strip()
+            if offset == 0 and (named := _column_names(line))[0] == COLUMNS[0]:
+                columns = named
             elif line.strip():
-                starts.append(offset)
+                starts.append(offset + start)
                 keys.append(_hash(name))
             offset += len(line)
     if missing := set(COLUMNS[:6]) - set(columns):
@@ -229,13 +249,44 @@ def _read_row(
     _require((n := int(row["num_boxes"])) >= 0, f"num_boxes is {n}")
     raw = {key: np.float64(row[key]) for key in ARRAYS[:2]}
     for name in ARRAYS[2:]:
-        if name in row:
-            data = base64.b64decode(row[name], validate=True)
+        if row.get(name):
+            data = _decoded(row[name], name, n)
             # Classes are written as int64 by most tools, as int32 by some.
             objects = np.int64 if len(data) == 8 * n else np.int32
             array = np.frombuffer(data, objects if name == "objects" else np.float32)
             raw[name] = array.reshape(n, -1) if n else np.zeros((0, 4))
     return raw
+
+
+def _column_names(line: bytes) -> tuple[str, ...]:
+    """Of a first line, whatever its case and its quotes."""
+    cells = line.removeprefix(BOM).decode(errors="replace").strip().split("\t")
+    return tuple(cell.strip().strip("\"'").lower() for cell in cells)
+
+
+def _decoded(cell: bytes, name: str, n: int) -> bytes:
+    """The bytes of an array of n regions; raises ValueError for what is no float32 of them."""
+    try:
+        data = base64.b64decode(cell, validate=True)
+    except ValueError as error:
+        raise ValueError(f"{name} begins {cell[:12]!r}: {error}") from error
+    if name == "boxes" and len(data) != 16 * n:
+        raise ValueError(f"boxes: {len(data)} bytes, not 16 for each of {n}, as float32")
+    if n and len(data) % (4 * n):
+        raise ValueError(f"{name}: {len(data)} bytes are no float32 of {n} regions")
+    if name == "features" and _is_half(data):
+        raise ValueError("features look like float16: float32 is expected")
+    return data
+
+
+def _is_half(data: bytes) -> bool:
+    """Whether numbers are likely as float16 and unlikely as float32."""
+
+    def likely(dtype: type) -> float:
+        x = np.abs(np.frombuffer(data, dtype).astype(np.float64))
+        return float(((x == 0) | ((x > 1e-4) & (x < 1e4))).mean()) if len(x) else 1.0
+
+    return likely(np.float16) > 0.99 and likely(np.float32) < 0.9
 
 
 def _hash(item: bytes) -> np.uint64:

@@ -23,6 +23,9 @@ SPECIAL_TOKENS = {
     "mask": ("[MASK]", "<mask>"),
 }
 UNCASED = BertWordPieceTokenizer(lowercase=True)
+LONGEST_WORD = 100  # characters
+# A vocabulary of so large a share of tokens with capitals is cased.
+CASED = 0.01
 CACHED_TERMS = 1 << 16  # properties and values whose tokens are kept
 
 
@@ -49,8 +52,7 @@ class Tokenizer:
         self._vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
         for role, defaults in SPECIAL_TOKENS.items():
             token = names.get(f"{role}_token")
-            if isinstance(token, dict):  # an AddedToken written out
-                token = token["content"]
+            token = token_name(token)
             token = token or next((x for x in defaults if x in self._vocabulary), defaults[0])
             if token not in self._vocabulary:
                 problem = f"the tokenizer at {where} has no {token} token ({role}_token)"
@@ -60,6 +62,8 @@ class Tokenizer:
         self.pad, self.unk, self.cls, self.sep, self.mask = ids
         added = backend.get_added_tokens_decoder()
         special = {*ids, *(i for i, t in added.items() if t.special)}
+        # A vocabulary of pieces may spell special tokens, and give their ids for a title that does.
+        self._never = frozenset(special - {self.unk})
         self.ordinary_ids = np.array(sorted({*self._vocabulary.values()} - special), np.int32)
         self.size = max(self._vocabulary.values()) + 1
         # Tokens of a property or a value, never none. A catalog repeats its terms endlessly.
@@ -82,7 +86,10 @@ class Tokenizer:
         config = _read_json(folder / "tokenizer_config.json")
         names = _read_json(folder / "special_tokens_map.json") | config
         path = folder / "tokenizer.json"
-        text = path.read_text() if path.exists() else _wordpiece(folder / "vocab.txt", config)
+        if path.exists():
+            text = _read_text(path)
+        else:
+            text = _wordpiece(folder / "vocab.txt", config, names)
         return cls(text, names, str(folder))
 
     def save(self, folder: epath.PathLike) -> None:
@@ -95,7 +102,10 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a text, without special tokens around them."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+        ids = self._backend.encode(text, add_special_tokens=False).ids
+        if self._never.isdisjoint(ids):
+            return ids
+        return [self.unk if i in self._never else i for i in ids]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of tokens; special tokens are shown."""
@@ -134,7 +144,9 @@ def holds_tokenizer(folder: epath.PathLike) -> bool:
 def count_words(texts: Iterable[str]) -> collections.Counter[str]:
     """How often each word occurs in texts, split as an uncased WordPiece tokenizer does."""
     split, clean = UNCASED.pre_tokenizer.pre_tokenize_str, UNCASED.normalizer.normalize_str
-    return collections.Counter(word for text in texts for word, _ in split(clean(text)))
+    words = (word for text in texts for word, _ in split(clean(text)))
+    # A WordPiece tokenizer makes [UNK] of longer ones, and takes the square of their length.
+    return collections.Counter(word for word in words if len(word) <= LONGEST_WORD)
 
 
 def train_wordpiece(words: Mapping[str, int], vocabulary_size: int, folder: epath.PathLike) -> None:
@@ -172,24 +184,53 @@ def train_wordpiece(words: Mapping[str, int], vocabulary_size: int, folder: epat
     Tokenizer(fresh.to_str(), {}, str(folder)).save(folder)
 
 
-def _wordpiece(path: epath.Path, config: dict[str, Any]) -> str:
+def token_name(token: Any) -> str | None:
+    """A special token as a tokenizer's JSON names it: a text, or an AddedToken written out."""
+    token = token.get("content") if isinstance(token, dict) else token
+    return token if isinstance(token, str) else None
+
+
+def _wordpiece(path: epath.Path, config: dict[str, Any], names: Mapping[str, Any]) -> str:
     """The tokenizer.json of BERT's tokenizer with a list of tokens.
 
-    transformers' own classes silently read a vocabulary of five tokens from such a folder.
+    transformers' own classes silently read a vocabulary of five tokens from such a folder. Where
+    nothing says whether it is cased, its tokens do.
     """
     # Not splitlines: some vocabularies hold line separators of Unicode as tokens.
-    lines = path.read_bytes().decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
+    text = _read_text(path).replace("\r\n", "\n").removesuffix("\n")
+    if not text:
+        raise UserError(f"{path} is empty: a token a line is expected")
+    lines = text.split("\n")
+    vocabulary = {token: index for index, token in enumerate(lines)}
+    special = {}
+    for role, defaults in SPECIAL_TOKENS.items():
+        special[f"{role}_token"] = token = token_name(names.get(f"{role}_token")) or defaults[0]
+        if token not in vocabulary:
+            raise UserError(f"{path} has no {token} token, one of {len(lines)} lines")
+    ordinary = [token for token in lines if token not in special.values()]
+    cased = sum(token != token.lower() for token in ordinary) > CASED * len(ordinary)
     tokenizer = BertWordPieceTokenizer(
-        {token: index for index, token in enumerate(lines)},
-        lowercase=config.get("do_lower_case", True),
+        vocabulary,
+        **special,
+        lowercase=config.get("do_lower_case", not cased),
         handle_chinese_chars=config.get("tokenize_chinese_chars", True),
         strip_accents=config.get("strip_accents"),
     )
     return tokenizer.to_str()
 
 
+def _read_text(path: epath.Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}): save it in that encoding") from error
+
+
 def _read_json(path: epath.Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text()) if path.exists() else {}
+        found = json.loads(_read_text(path)) if path.exists() else {}
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is {type(found).__name__}, not an object")
+    return found

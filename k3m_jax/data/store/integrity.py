@@ -25,7 +25,7 @@ HINT = "copy the data set again, or build it again"
 def describe(folder: epath.Path, without: Iterable[str] = ()) -> dict[str, list[Any]]:
     """[size, digest] of each file below a folder, by its path in it."""
     paths = {str(path.relative_to(folder)): path for path in files_below(folder)}
-    return {name: _described(path) for name, path in paths.items() if name not in without}
+    return {name: described(path) for name, path in paths.items() if name not in without}
 
 
 def check(folder: epath.Path, files: Mapping[str, list[Any]]) -> None:
@@ -55,7 +55,8 @@ def _problem(folder: epath.Path, name: str, expected: list[Any]) -> str:
     return ""
 
 
-def _described(path: epath.Path) -> list[Any]:
+def described(path: epath.Path) -> list[Any]:
+    """[size, digest] of a file."""
     size = path.stat().length
     return [size, _digest(path, size)]
 

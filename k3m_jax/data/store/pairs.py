@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -57,13 +57,15 @@ def read_pairs(folder: str, own_splits: bool = True) -> tuple[list[Line], list[R
             if not isinstance(fields, dict) or fields.get("label") not in (0, 1):
                 raise ValueError("a pair is an object with a label, 0 or 1")
             keys = [field.name for field in dataclasses.fields(Pair) if field.type is str]
-            texts = {key: fields.get(key) or "" for key in keys}
-            is_text = all(isinstance(text, str) for text in texts.values())
-            if not (is_text and texts["a"] and texts["b"]):
-                raise ValueError("a and b must be ids, and all but the label text")
+            texts = {key: _text(fields.get(key), number=key in "ab") for key in keys}
+            if not (texts["a"] and texts["b"]):
+                raise ValueError("a and b must be ids")
             texts["split"] *= own_splits
             pairs.append((number, Pair(label=int(fields["label"]), **texts)))
-        except ValueError as error:
+        except UnicodeEncodeError:
+            detail = "half a character of two, a lone surrogate"
+            rejects.append(RejectedLine(PAIRS, number, "not_unicode", detail))
+        except (ValueError, RecursionError) as error:
             rejects.append(RejectedLine(PAIRS, number, "bad_pair", str(error)))
     return pairs, rejects
 
@@ -130,6 +132,16 @@ def resolve_pairs(
         except InvalidRecordError as error:
             rejects.append(RejectedLine(PAIRS, number, *error.args))
     return ResolvedPairs(pairs, views, rejects, rematched)
+
+
+def _text(value: Any, *, number: bool) -> str:
+    """A text, "" for None; ids are whole numbers, too, as in products.jsonl."""
+    if number and type(value) is int:
+        value = str(value)
+    if not isinstance(value, str | None):
+        raise ValueError("a and b must be ids, and all but the label text")
+    (value or "").encode()
+    return value or ""
 
 
 def _lines(folder: epath.Path) -> Iterator[tuple[int, bytes]]:
