@@ -26,7 +26,7 @@ def trained(tmp_path_factory):
 
 
 def test_a_vocabulary_alone_is_a_tokenizer(tmp_path):
-    t = Tokenizer.load(vocabulary_folder(tmp_path))
+    t = Tokenizer.load(vocabulary_folder(tmp_path, do_lower_case=True))
     assert (t.pad, t.unk, t.cls, t.sep, t.mask) == (0, 1, 2, 3, 4)
     assert t.encode("REDDISH red sea") == [5, 7, 5, 1]
     assert t.decode(t.encode("reddish")) == "reddish"
@@ -45,7 +45,7 @@ def test_a_line_separator_of_unicode_is_a_token_like_others(tmp_path):
 
 
 def test_special_tokens_in_a_text_are_plain_text(tmp_path):
-    t = Tokenizer.load(vocabulary_folder(tmp_path))
+    t = Tokenizer.load(vocabulary_folder(tmp_path, do_lower_case=True))
     again = pickle.loads(pickle.dumps(t))
     for tokenizer in (t, again):
         assert tokenizer.encode("red [MASK]") == [5, 8, 10, 9]

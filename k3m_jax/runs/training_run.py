@@ -20,6 +20,7 @@ from k3m_jax.runs.task_evaluation import TaskEvaluator
 from k3m_jax.settings import Settings, UserError
 from k3m_jax.training.checkpoints import FOLDER, Checkpoints, Meta, load_meta
 from k3m_jax.training.loop import train
+from k3m_jax.training.step import State
 from k3m_jax.training.task_network import network_of
 from k3m_jax.training.trainer import Trainer
 
@@ -55,7 +56,7 @@ def run(settings: Settings, workdir: epath.Path) -> bool:
         evaluate.check()
     keep = settings.training.keep, settings.training.keep_every
     with (
-        _only_writer(workdir),
+        _only_writer(workdir, trainer.abstract_state),
         disk.run_in(workdir),
         contextlib.closing(Checkpoints(workdir, meta, *keep)) as checkpoints,
     ):
@@ -63,13 +64,18 @@ def run(settings: Settings, workdir: epath.Path) -> bool:
 
 
 @contextlib.contextmanager
-def _only_writer(workdir: epath.Path) -> Iterator[None]:
-    """While the run has its folder to itself; raises UserError, in all processes, if it has not."""
+def _only_writer(workdir: epath.Path, state: State) -> Iterator[None]:
+    """While the run has its folder to itself, with room for a checkpoint of `state`.
+
+    Raises UserError, in all processes, if it has not.
+    """
     with contextlib.ExitStack() as stack:
         error = None
         if distributed.is_lead_process():
             try:
                 stack.enter_context(lock.hold(workdir / LOCK, "--workdir"))
+                size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+                disk.check_space(workdir, size, "a checkpoint")
             except UserError as found:
                 error = found
         if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.int32(bool(error))):

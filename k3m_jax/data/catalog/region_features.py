@@ -249,7 +249,7 @@ def _read_row(
     _require((n := int(row["num_boxes"])) >= 0, f"num_boxes is {n}")
     raw = {key: np.float64(row[key]) for key in ARRAYS[:2]}
     for name in ARRAYS[2:]:
-        if row.get(name):
+        if row.get(name) or (name in row and (name in REQUIRED or not n)):
             data = _decoded(row[name], name, n)
             # Classes are written as int64 by most tools, as int32 by some.
             objects = np.int64 if len(data) == 8 * n else np.int32
@@ -286,7 +286,8 @@ def _is_half(data: bytes) -> bool:
         x = np.abs(np.frombuffer(data, dtype).astype(np.float64))
         return float(((x == 0) | ((x > 1e-4) & (x < 1e4))).mean()) if len(x) else 1.0
 
-    return likely(np.float16) > 0.99 and likely(np.float32) < 0.9
+    small = not (np.abs(np.frombuffer(data, np.float32)) > 1e4).any()
+    return small and likely(np.float16) > 0.99 and likely(np.float32) < 0.9
 
 
 def _hash(item: bytes) -> np.uint64:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Container, Iterator
 
 from k3m_jax.settings import DiskError, UserError
@@ -48,3 +49,12 @@ def run_in(folder: os.PathLike | str) -> Iterator[None]:
             raise
         hint = "what is saved stays: make room or repair the disk, and run the same command again"
         raise DiskError(f"the run in {folder} ended, {failure}: {hint}") from error
+
+
+def check_space(folder: os.PathLike | str, needed: int, what: str) -> None:
+    """Raises DiskError where a local folder's disk has less than `needed` bytes left for `what`."""
+    if "://" in os.fspath(folder):
+        return
+    if (free := shutil.disk_usage(folder).free) < needed:
+        room = f"{what} takes {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free"
+        raise DiskError(f"{folder}: {room}: make room, or choose another folder")
