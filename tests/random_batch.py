@@ -10,7 +10,8 @@ def random_batch(settings: Settings, rows: int, seed: int = 0) -> dict[str, np.n
     """A valid batch; every weight is in use."""
     rng = np.random.default_rng(seed)
     s, G = settings, settings.objectives.group
-    spec = BatchLayout.of(s).spec(rows)
+    layout = BatchLayout.of(s)
+    spec = layout.padded.spec(rows)
     batch = {k: np.zeros(shape, dtype) for k, (shape, dtype) in spec.items()}
     T, K, X, L = s.text_length, s.lengths.knowledge, s.lengths.triples, s.lengths.candidate
     tokens = ("title_tokens", "knowledge_tokens", "link_tokens", "mlm_targets", "value_targets")
@@ -45,7 +46,7 @@ def random_batch(settings: Settings, rows: int, seed: int = 0) -> dict[str, np.n
             others = batch["link_items"].shape[1]
             batch["link_items"][:] = (np.arange(rows)[:, None] + 1 + np.arange(others)) % G
             batch["link_item_weights"][:] = 1
-    return batch
+    return batch | (layout.packing.pack(batch) if layout.packing else {})
 
 
 def _fill_picture(

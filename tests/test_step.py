@@ -179,7 +179,7 @@ def test_micro_batches_add_up_to_the_whole():
 
 def test_micro_batches_take_whole_groups_from_every_device():
     rows = {"x": np.arange(16)}  # 2 devices x 2 micro-batches x groups of 2, twice
-    split = micro_batches(rows, count=2, group=2)["x"]
+    split = micro_batches(rows, count=2, units=8)["x"]
     assert split.tolist() == [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15]]
 
 

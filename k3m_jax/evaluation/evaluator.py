@@ -33,7 +33,7 @@ from k3m_jax.parallel import distributed
 from k3m_jax.parallel.mesh import data_shards
 from k3m_jax.parallel.placement import place_batch, process_blocks, put_on_all_hosts
 from k3m_jax.parallel.shardings import batch_sharding, replicated
-from k3m_jax.settings import UserError
+from k3m_jax.settings import Packing, UserError
 from k3m_jax.tasks.candidates import PAIRS, Candidates
 
 BASELINE = "floor"  # the baselines' name in metrics and reports
@@ -54,7 +54,7 @@ class Evaluator:
 
     def __init__(self, network: Network, mesh: Mesh, inputs: Inputs):
         self._network, self._mesh, self._inputs = network, mesh, inputs
-        self._layout = BatchLayout.of(network.settings)
+        self._layout = BatchLayout.of(network.settings).padded
         self._objectives = self._layout.objectives
         self._apply = jax.jit(self._measure_batch, out_shardings=replicated(mesh))
         stable = network.settings.evaluation.stability
@@ -184,9 +184,10 @@ class Evaluator:
         run = self._network.settings
         # A run of as many steps as the sample needs, so that none are read ahead of it in vain.
         steps = min(-(-BASELINE_ITEMS // run.training.batch), run.training.steps)
-        data = dataclasses.replace(run.data, workers=0)
+        data, packing = dataclasses.replace(run.data, workers=0), Packing(texts=False)
         training = dataclasses.replace(run.training, steps=steps)
-        return train_batches(dataclasses.replace(run, data=data, training=training), self._inputs)
+        run = dataclasses.replace(run, data=data, training=training, packing=packing)
+        return train_batches(run, self._inputs)
 
     def _measure_batch(self, params: Params, batch: Batch) -> tuple[dict[str, Sum], jax.Array]:
         outputs = self._network.apply(params, batch)

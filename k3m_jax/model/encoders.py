@@ -51,8 +51,18 @@ class TextEncoder(nn.Module):
         parts = zip(masks.split(self.layers(x, masks)[0]), texts, strict=True)
         return tuple(part.reshape(*tokens.shape, -1) for part, (tokens, _) in parts)
 
-    def embed(self, tokens: Array, positions: np.ndarray | None = None) -> Array:
-        """Tokens [B, S], and the positions [S] in their texts (0, 1, … by default) -> [B, S, D]."""
+    def packed(self, batch: Batch, *names: str, items: int) -> tuple[Array, ...]:
+        """The same of texts by name, packed `items` items at a time (`data.input.packing`).
+
+        Hidden states are 0 where a text has no token.
+        """
+        x = self.embed(batch["packed_tokens"], batch["packed_positions"])
+        hidden = self.layers(x, SegmentMask(batch["packed_segments"]))[0]
+        texts = ((batch[f"{name}_start"], batch[f"{name}_mask"]) for name in names)
+        return tuple(unpacked(hidden, *text, items) for text in texts)
+
+    def embed(self, tokens: Array, positions: np.ndarray | Array | None = None) -> Array:
+        """Tokens [B, S] and their positions, [S] or [B, S] (0, 1, … by default) -> [B, S, D]."""
         if positions is None:
             positions = np.arange(tokens.shape[1])
         # Gather sharded tables first; otherwise activations are all-gathered.
@@ -88,6 +98,33 @@ class TextMasks(NamedTuple):
         """A row [B, length, …] as its texts [B, n * S, …]."""
         ends = np.cumsum([math.prod(mask.shape[1:]) for mask in self.masks])
         return jnp.split(row, ends[:-1], axis=1)
+
+
+class SegmentMask(NamedTuple):
+    """Packed texts: a position attends to those of its own segment; to none in segment 0."""
+
+    segments: Array  # [B, S] int32
+
+    def attend(self, q: Array, k: Array, v: Array, dropout: layers.Dropout) -> Array:
+        """As `KeyMask.attend`."""
+        queries, keys = self.segments[:, None, :, None], self.segments[:, None, None, :]
+        allowed = (queries == keys) & (keys > 0)
+        return layers.attend(
+            q, k, v, lambda scores: layers.masked_softmax(scores, allowed, -1), dropout
+        )
+
+
+def unpacked(hidden: Array, starts: Array, mask: Array, items: int) -> Array:
+    """Packed rows [N, length, D] -> texts [B, …, S, D], 0 outside their `mask` [B, …, S].
+
+    `starts` [B, …] are places within the rows of each pack of `items` items.
+    """
+    packs, width = len(starts) // items, hidden.shape[-1]
+    places = hidden.reshape(packs, -1, width)
+    index = starts[..., None] + jnp.arange(mask.shape[-1])
+    index = jnp.where(mask, index, places.shape[1]).reshape(packs, -1, 1)
+    texts = jnp.take_along_axis(places, index, 1, mode="fill", fill_value=0)
+    return texts.reshape(*mask.shape, width)
 
 
 def property_and_value(hidden: Array, p_spans: Array, v_spans: Array) -> tuple[Array, Array]:

@@ -126,9 +126,19 @@ class KeyMask(NamedTuple):
 
     def attend(self, q: Array, k: Array, v: Array, dropout: Dropout) -> Array:
         """Queries [B, Q, heads, kv], keys and values [B, S, heads, kv] -> [B, Q, heads, kv]."""
-        scores = jnp.einsum("bqhd,bshd->bhqs", q, k, preferred_element_type=jnp.float32)
-        weights = dropout(self.softmax(scores * q.shape[-1] ** -0.5))
-        return jnp.einsum("bhqs,bshd->bqhd", weights.astype(v.dtype), v)
+        return attend(q, k, v, self.softmax, dropout)
+
+
+def attend(
+    q: Array, k: Array, v: Array, softmax: Callable[[Array], Array], dropout: Dropout
+) -> Array:
+    """Attention of queries [B, Q, heads, kv] to keys and values [B, S, heads, kv].
+
+    `softmax` makes weights of scores [B, heads, Q, S], float32.
+    """
+    scores = jnp.einsum("bqhd,bshd->bhqs", q, k, preferred_element_type=jnp.float32)
+    weights = dropout(softmax(scores * q.shape[-1] ** -0.5))
+    return jnp.einsum("bhqs,bshd->bqhd", weights.astype(v.dtype), v)
 
 
 class Attention(nn.Module):

@@ -90,7 +90,7 @@ class Network(Initialized):
 
     def boxed_params(self, key: jax.Array) -> Any:
         """As `Initialized`; the values of the batch do not matter."""
-        spec = BatchLayout.of(self.settings).spec(self.settings.objectives.group)
+        spec = BatchLayout.of(self.settings).padded.spec(self.settings.objectives.group)
         batch = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in spec.items()}
         rngs = dict.fromkeys(("params", "dropout", "gumbel"), key)
         module = self.scanned()._module(deterministic=True)

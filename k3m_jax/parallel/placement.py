@@ -1,6 +1,5 @@
 """Which rows of a batch a process reads, and how arrays of its host get onto the mesh."""
 
-import functools
 from collections.abc import Mapping
 
 import jax
@@ -39,27 +38,26 @@ def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Ar
     """
     sharding, shards = batch_sharding(mesh), data_shards(mesh)
     blocks, count = process_blocks(mesh)
-    block_rows = len(next(iter(batch.values()))) // len(blocks)
-    rows = block_rows * count
-    if rows % shards:  # `Trainer` has checked a run's own batches before
-        raise UserError(
-            f"a batch of {rows} rows can't be cut into {shards} equal blocks: change "
-            "evaluation.batch, or mesh.data x mesh.fsdp"
-        )
 
-    def part(array: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
-        """What one device holds: it lies within a block."""
-        start, stop, _ = index[0].indices(rows)
-        block, offset = divmod(start, block_rows)
-        local = blocks.index(block) * block_rows + offset
-        return array[local : local + stop - start]
+    def placed(array: np.ndarray) -> jax.Array:
+        block_rows = len(array) // len(blocks)
+        rows = block_rows * count
+        if rows % shards:  # `Trainer` has checked a run's own batches before
+            raise UserError(
+                f"a batch of {rows} rows can't be cut into {shards} equal blocks: change "
+                "evaluation.batch, or mesh.data x mesh.fsdp"
+            )
 
-    return {
-        name: jax.make_array_from_callback(
-            (rows, *array.shape[1:]), sharding, functools.partial(part, array)
-        )
-        for name, array in batch.items()
-    }
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            """What one device holds: it lies within a block."""
+            start, stop, _ = index[0].indices(rows)
+            block, offset = divmod(start, block_rows)
+            local = blocks.index(block) * block_rows + offset
+            return array[local : local + stop - start]
+
+        return jax.make_array_from_callback((rows, *array.shape[1:]), sharding, part)
+
+    return {name: placed(array) for name, array in batch.items()}
 
 
 def put_on_all_hosts(sharding: NamedSharding, array: np.ndarray | jax.Array) -> jax.Array:

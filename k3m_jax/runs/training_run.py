@@ -9,12 +9,14 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from k3m_jax.data.input.batch import Batch
+from k3m_jax.data.input.batch import Batch, BatchLayout
+from k3m_jax.data.input.pack_size import with_pack_size
 from k3m_jax.data.input.pipeline import HostRows, open_inputs, train_batches
 from k3m_jax.data.store import disk, lock
 from k3m_jax.evaluation.evaluator import Evaluator
 from k3m_jax.parallel import distributed
-from k3m_jax.parallel.mesh import make_mesh
+from k3m_jax.parallel.agreement import AgreedRows
+from k3m_jax.parallel.mesh import data_shards, make_mesh
 from k3m_jax.parallel.placement import process_blocks
 from k3m_jax.runs.task_evaluation import TaskEvaluator
 from k3m_jax.settings import Settings, UserError
@@ -36,8 +38,9 @@ def run(settings: Settings, workdir: epath.Path) -> bool:
     if settings.task.downstream:
         settings = with_pretrained_settings(settings)
     inputs = open_inputs(settings.data)
-    settings = inputs.resolve(settings)
-    mesh, network = make_mesh(settings.mesh), network_of(settings)
+    mesh = make_mesh(settings.mesh)
+    settings, texts = with_pack_size(inputs.resolve(settings), inputs, data_shards(mesh))
+    network, packing = network_of(settings), BatchLayout.of(settings).packing
     rows = HostRows(*process_blocks(mesh))
     data = [shards.info.fingerprint for shards in inputs.shard_sets]
     meta = Meta.of(settings, data, inputs.tokenizer.fingerprint)
@@ -46,7 +49,10 @@ def run(settings: Settings, workdir: epath.Path) -> bool:
         if distributed.is_lead_process():  # now that a resumed run accepted its settings
             workdir.mkdir(parents=True, exist_ok=True)
             (workdir / CONFIG).write_text(f"{settings.to_json()}\n")
-        return train_batches(settings, inputs, start_step=step, rows=rows)
+            print(texts, flush=True)
+        batches = train_batches(settings, inputs, start_step=step, rows=rows)
+        several = jax.process_count() > 1 and packing
+        return AgreedRows(batches, packing, mesh) if several else batches
 
     trainer = Trainer(network, mesh)
     if settings.task.downstream:

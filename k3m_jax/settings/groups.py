@@ -37,6 +37,15 @@ class Lengths:
 
 
 @dataclasses.dataclass(frozen=True)
+class Packing:
+    """Training texts one after another in rows of one length (docs/performance.md)."""
+
+    texts: bool = option(True, "pack them, where the preset can; else each is padded")
+    products: NonNegativeInt = option(0, "that share rows; 0: as many as a device allows")
+    rows: NonNegativeInt = option(0, "that they share; 0: what a sample of the data needs")
+
+
+@dataclasses.dataclass(frozen=True)
 class Backbone:
     """Which frozen vision model made the region features, and how; filled in from the data set."""
 

@@ -12,8 +12,13 @@ class Preset(NamedTuple):
     # Takes the whole `Settings`, and raises UserError where they contradict the preset.
     validate: Callable[[Any], None] = lambda settings: None
     layer_schedule: bool = False  # whether it reads `model.interactor.{text,image}_layers`
+    packed: tuple[str, ...] = ()  # texts that its model reads packed (`data.input.packing`)
 
 
 PRESETS: dict[str, Preset] = {
-    "paper": Preset(("title", "image", "knowledge"), ("mlm", "mom", "lpm")),
+    "paper": Preset(
+        ("title", "image", "knowledge"),
+        ("mlm", "mom", "lpm"),
+        packed=("title", "knowledge", "link"),
+    ),
 }

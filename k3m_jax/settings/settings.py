@@ -20,6 +20,7 @@ class Settings:
     init_from: str = option("", "weights, or a run's --workdir, to start from (docs/weights.md)")
     data: groups.Data = groups.Data()
     lengths: groups.Lengths = groups.Lengths()
+    packing: groups.Packing = groups.Packing()
     image: groups.Image = groups.Image()
     model: groups.Model = groups.Model()
     objectives: groups.Objectives = groups.Objectives()

@@ -26,7 +26,7 @@ FORMER_LOSS = "metrics/metrics"  # where checkpoints without a record keep it
 # Settings that may change when a run is resumed: they do not change what is learned, or change
 # rounding and noise alone (accumulation, with which a batch fits fewer devices).
 RESUMABLE = re.compile(
-    r"(debug|distributed|evaluation|mesh)\."
+    r"(debug|distributed|evaluation|mesh|packing)\."
     r"|data\.(threads|unreadable|valid_corruption|valid_split|workers)"
     r"|model\.(remat|unroll)"
     r"|training\.(accumulation|checkpoint_every|eval_every|keep|log_every|profile_)"

@@ -32,9 +32,13 @@ def training_flops(s: Settings) -> float:
 
 def texts(s: Settings, *, without: tuple[str, ...] = ()) -> float:
     """The text encoder's layers over the arrays `…_tokens` of a batch, but those `without`."""
-    return sum(
+    layout, packed = BatchLayout.of(s), 0.0
+    if packing := layout.packing:
+        without += tuple(f"{name}_tokens" for name in packing.names)
+        packed = packing.rows / packing.items * stack(s.model.text, packing.length)
+    return packed + sum(
         math.prod(shape[1:-1]) * stack(s.model.text, shape[-1])
-        for name, (shape, _) in BatchLayout.of(s).spec(1).items()
+        for name, (shape, _) in layout.padded.spec(1).items()
         if name.endswith("_tokens") and name not in without
     )
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from k3m_jax import objectives, tasks
+from k3m_jax.data.input.batch import BatchLayout
 from k3m_jax.model.network import Network, Params
 from k3m_jax.objectives.base import Batch, Sum, safe_ratio
 from k3m_jax.training.optimizer import learning_rate, make_optimizer
@@ -61,7 +62,7 @@ def train_step(
     if (count := s.training.accumulation) == 1:
         gradient, sums = differentiate(state.params, batch, key)
     else:
-        micros = micro_batches(batch, count, s.objectives.group)
+        micros = micro_batches(batch, count, s.training.batch // BatchLayout.of(s).unit)
         zeros = jax.tree.map(jnp.zeros_like, state.params)
         gradient, sums = jax.lax.scan(add, zeros, (micros, jax.random.split(key, count)))
         sums = jax.tree.map(lambda x: x.sum(0), sums)
@@ -97,11 +98,11 @@ def gumbel_temperature(network: Network, step: jax.Array) -> jax.Array:
     return fusion.temperature_start * ratio ** (step / max(steps - 1, 1))
 
 
-def micro_batches(batch: Batch, count: int, group: int) -> dict[str, jax.Array]:
-    """[B, ...] -> [count, B / count, ...]: groups m, m + count, ..., so that no row moves."""
+def micro_batches(batch: Batch, count: int, units: int) -> dict[str, jax.Array]:
+    """[B, ...] -> [count, B / count, ...]: of `units` units m, m + count, ..., so no row moves."""
 
     def split(x: jax.Array) -> jax.Array:
-        x = x.reshape(-1, count, group, *x.shape[1:])
+        x = x.reshape(units // count, count, -1, *x.shape[1:])
         return jnp.moveaxis(x, 1, 0).reshape(count, -1, *x.shape[3:])
 
     return {name: split(x) for name, x in batch.items()}

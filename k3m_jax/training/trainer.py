@@ -101,9 +101,11 @@ def _check_batches(network: Network, mesh: Mesh) -> None:
     """Evaluation too: its first batch is hours away, and comes before that step's checkpoint."""
     settings, shards, (_, blocks) = network.settings, data_shards(mesh), process_blocks(mesh)
     accumulation, group = settings.training.accumulation, settings.objectives.group
+    unit = BatchLayout.of(settings).unit
     mesh_keys = f"mesh.data x mesh.fsdp {shards}"
-    of = f"{mesh_keys} x training.accumulation {accumulation} x objectives.group {group}:"
-    rows = shards * accumulation * group
+    key = "objectives.group" if unit == group else "packing.items"
+    of = f"{mesh_keys} x training.accumulation {accumulation} x {key} {unit}:"
+    rows = shards * accumulation * unit
     check_multiple("training.batch", settings.training.batch, of, rows)
     of = f"{mesh_keys} and of objectives.group {group} x {blocks} blocks that processes read:"
     rows = math.lcm(shards, blocks * group)

@@ -23,6 +23,7 @@ from absl import logging
 
 from k3m_jax import modalities, tasks
 from k3m_jax.data.corruption import EVALUATION_SEED
+from k3m_jax.data.input.packing import TextPacking
 from k3m_jax.data.input.tokenizer import Tokenizer
 from k3m_jax.data.records import ItemView
 from k3m_jax.data.store.value_vocabulary import ValueVocabulary
@@ -50,12 +51,25 @@ class BatchLayout:
     modalities: tuple[Modality, ...]
     objectives: tuple[Objective, ...]
     group: int  # G
+    packing: TextPacking | None = None  # training texts are padded without
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Of a run's training batches; UserError for a modality or an objective not known."""
         objectives = tasks.training_objectives(settings)
-        return cls(modalities.active(settings), objectives, settings.objectives.group)
+        layout = cls(modalities.active(settings), objectives, settings.objectives.group)
+        packing = TextPacking.of(settings, layout.arrays)
+        return dataclasses.replace(layout, packing=packing)
+
+    @property
+    def padded(self) -> Self:
+        """The same without packed text."""
+        return dataclasses.replace(self, packing=None)
+
+    @property
+    def unit(self) -> int:
+        """Adjacent items that belong together: a device has whole units."""
+        return self.packing.items if self.packing else self.group
 
     @classmethod
     def for_inference(cls, settings: Settings) -> Self:
@@ -69,12 +83,14 @@ class BatchLayout:
 
     @property
     def arrays(self) -> dict[str, Array]:
-        """All arrays by name, without their first dimension, B."""
+        """All arrays but packed text by name, without their first dimension, B."""
         return self.products | {name: a for o in self.objectives for name, a in o.arrays.items()}
 
     def spec(self, rows: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape and dtype of each array of a batch of `rows` items."""
-        return {name: ((rows, *a.shape), np.dtype(a.dtype)) for name, a in self.arrays.items()}
+        arrays = self.arrays
+        spec = {name: ((rows, *a.shape), np.dtype(a.dtype)) for name, a in arrays.items()}
+        return spec | (self.packing.spec(rows, arrays) if self.packing else {})
 
     def collate(
         self,
@@ -89,7 +105,7 @@ class BatchLayout:
         `groups` is the number of each group in the whole run: with it hosts that make a part each
         make together what one would alone. `evaluation` adds what the host alone reads.
         """
-        spec = self.spec(len(examples))
+        spec = self.padded.spec(len(examples))
         arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in spec.items()}
         for modality in self.modalities:
             modality.blank(arrays)
@@ -107,7 +123,7 @@ class BatchLayout:
                 objective.write_group(group, examples[rows], (seed, number))
         for objective in self.objectives if evaluation else ():
             arrays |= objective.evaluation_arrays(examples)
-        return arrays
+        return arrays | (self.packing.pack(arrays) if self.packing else {})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

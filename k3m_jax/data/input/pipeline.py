@@ -176,7 +176,7 @@ def train_batches(
     steps = range(start_step, settings.training.steps)
     if settings.training.one_batch:
         steps = [0] * len(steps)
-    mine = rows.of(size, layout.group, "training.batch")
+    mine = rows.of(size, layout.unit, "training.batch")
     items, data = train_items(settings, inputs), settings.data
     return _batches(items, layout, size, mine, steps, data, data.workers, seed=settings.seed)
 
@@ -188,7 +188,7 @@ def eval_batches(
 
     What is hidden of an item depends on its place alone. The last batch is filled up with padding.
     """
-    layout, workers = BatchLayout.of(settings), settings.data.workers
+    layout, workers = BatchLayout.of(settings).padded, settings.data.workers
     return _one_pass(eval_items(settings, inputs), layout, settings, rows, workers)
 
 
@@ -250,8 +250,11 @@ def _batches(
     return iter(made.mp_prefetch(processes, lambda *_: leave_signals_to_parent()))
 
 
-def train_items(settings: Settings, inputs: Inputs) -> Examples:
-    """All examples of a run in their order, without end: row r of step s is item s · B + r."""
+def train_items(settings: Settings, inputs: Inputs, layout: BatchLayout | None = None) -> Examples:
+    """All examples of a run in their order, without end: row r of step s is item s · B + r.
+
+    `layout` is that of the run, or has a part of its modalities and objectives.
+    """
     data, task, each = settings.data, settings.task, 1
     split, corruption = data.train_split, data.train_corruption
     for shards in inputs.shard_sets:
@@ -278,7 +281,7 @@ def train_items(settings: Settings, inputs: Inputs) -> Examples:
     if each > 1 or task.downstream:  # row by row again, without end
         rows = grain.MapDataset.source(range(sys.maxsize))
         items = rows.map(lambda row, examples=items: examples[row // each][row % each])
-    layout = BatchLayout.of(settings)
+    layout = layout or BatchLayout.of(settings)
     build = ExampleBuilder(layout, inputs.tokenizer, inputs.vocabulary, training=True)
     return items.random_map(build, seed=_seed(settings.seed, len(sources)))
 
