@@ -22,7 +22,7 @@ from tests.random_batch import random_batch
 from tests.tiny import TINY, baseline, released, tiny_program, tiny_settings
 
 STEPS = 4
-PACKED = tiny_settings(packing=s.Packing(items=8, rows=12))
+PACKED = tiny_settings(packing=s.Packing(products=8, rows=12))
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_a_batch_that_needs_more_rows_gets_them_and_loses_nothing(packed, padded
 
 
 def test_hosts_make_the_parts_of_what_one_makes(padded, given):
-    settings = dataclasses.replace(padded, packing=s.Packing(items=8, rows=14))
+    settings = dataclasses.replace(padded, packing=s.Packing(products=8, rows=14))
     whole = batches_of(settings, given)
     parts = [batches_of(settings, given, HostRows((block,), 2)) for block in range(2)]
     packing = BatchLayout.of(settings).packing
@@ -184,8 +184,8 @@ def test_processes_agree_on_the_largest_part(packed, given):
 def test_the_pack_size_depends_on_the_run_alone(packed, padded, given):
     assert with_pack_size(padded, given, 1)[0] == packed
     assert with_pack_size(packed, given, 1)[0] == packed
-    assert packed.packing.items == packed.training.batch
-    assert with_pack_size(padded, given, 4)[0].packing.items == packed.training.batch // 4
+    assert packed.packing.products == packed.training.batch
+    assert with_pack_size(padded, given, 4)[0].packing.products == packed.training.batch // 4
     off = dataclasses.replace(padded, packing=s.Packing(texts=False))
     assert BatchLayout.of(with_pack_size(off, given, 1)[0]).packing is None
 
@@ -212,5 +212,5 @@ def test_texts_fill_the_gaps_of_longer_ones():
 
 
 def test_packs_that_no_device_has_whole_are_refused():
-    with pytest.raises(UserError, match=r"packing\.items 32"):
-        tiny_program(tiny_settings(packing=s.Packing(items=32, rows=40)), 2, 1, 1)
+    with pytest.raises(UserError, match=r"packing\.products 32"):
+        tiny_program(tiny_settings(packing=s.Packing(products=32, rows=40)), 2, 1, 1)

@@ -104,7 +104,7 @@ class K3M(nn.Module):
 
     def _encode(self, batch: Batch, *names: str) -> tuple[Array, ...]:
         if "packed_tokens" in batch:
-            return self.text_encoder.packed(batch, *names, items=self.settings.packing.items)
+            return self.text_encoder.packed(batch, *names, items=self.settings.packing.products)
         return self.text_encoder(*((batch[f"{n}_tokens"], batch[f"{n}_mask"]) for n in names))
 
     def _fuse(self, batch: Batch, encoded: Mapping[str, Array], temperature: Scalar) -> Product:

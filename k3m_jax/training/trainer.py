@@ -103,7 +103,7 @@ def _check_batches(network: Network, mesh: Mesh) -> None:
     accumulation, group = settings.training.accumulation, settings.objectives.group
     unit = BatchLayout.of(settings).unit
     mesh_keys = f"mesh.data x mesh.fsdp {shards}"
-    key = "objectives.group" if unit == group else "packing.items"
+    key = "objectives.group" if unit == group else "packing.products"
     of = f"{mesh_keys} x training.accumulation {accumulation} x {key} {unit}:"
     rows = shards * accumulation * unit
     check_multiple("training.batch", settings.training.batch, of, rows)

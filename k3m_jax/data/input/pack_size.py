@@ -16,7 +16,7 @@ MOST_ITEMS = 128  # of a pack: more would hardly fill rows better
 
 
 def with_pack_size(settings: Settings, inputs: Inputs, shards: int) -> tuple[Settings, str]:
-    """Resolved settings with `packing.items` and `rows`, and a line that says what was found.
+    """Resolved settings with `packing.products` and `rows`, and a line that says what was found.
 
     `shards` is how many blocks of rows a batch is split into. A sample decides because only a run
     knows its tokenizer, lengths and candidates. It depends on the settings and the data alone.
@@ -27,17 +27,21 @@ def with_pack_size(settings: Settings, inputs: Inputs, shards: int) -> tuple[Set
     names = text_names(settings, layout.arrays)
     if not packing.texts or not names:
         return padded, "texts are padded"
-    items = packing.items or _most_items(training.batch // (shards * training.accumulation), group)
+    items = packing.products or _most_items(
+        training.batch // (shards * training.accumulation), group
+    )
     if items % group:
         items = group  # `Trainer` says what does not fit
     length, share, rows = row_length(names, layout.arrays), "", packing.rows
     if not rows:
         needed, tokens = _sampled_needs(padded, inputs, layout, items, length)
-        packs = np.random.default_rng(0).choice(needed, (16 * TRIALS, training.batch // items))
+        packs = np.random.default_rng(0).choice(
+            needed, (16 * TRIALS, max(1, training.batch // items))
+        )
         rows = cheapest_rows(packs.max(1), training.steps)
         share = f", about {tokens / (rows * length):.0%} of them real"
     settings = dataclasses.replace(
-        settings, packing=dataclasses.replace(packing, items=items, rows=rows)
+        settings, packing=dataclasses.replace(packing, products=items, rows=rows)
     )
     return settings, f"texts of {items} items share {rows} rows of {length} tokens{share}"
 

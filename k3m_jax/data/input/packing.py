@@ -40,9 +40,9 @@ class TextPacking:
         """Of a run whose batches hold `arrays`; None where its texts are padded."""
         chosen = settings.packing
         names = text_names(settings, arrays)
-        if not (chosen.texts and chosen.items and chosen.rows and names):
+        if not (chosen.texts and chosen.products and chosen.rows and names):
             return None
-        return cls(names, chosen.items, chosen.rows, row_length(names, arrays))
+        return cls(names, chosen.products, chosen.rows, row_length(names, arrays))
 
     @property
     def slots(self) -> int:
