@@ -84,7 +84,7 @@ class TextMasks(NamedTuple):
 
     masks: tuple[Array, ...]
 
-    def attend(self, q: Array, k: Array, v: Array, dropout: layers.Dropout) -> Array:
+    def attend(self, q: Array, k: Array, v: Array, dropout: layers.DropoutLayer) -> Array:
         """As `KeyMask.attend`."""
         attended = []
         for mask, *qkv in zip(self.masks, *map(self.split, (q, k, v)), strict=True):
@@ -105,7 +105,7 @@ class SegmentMask(NamedTuple):
 
     segments: Array  # [B, S] int32
 
-    def attend(self, q: Array, k: Array, v: Array, dropout: layers.Dropout) -> Array:
+    def attend(self, q: Array, k: Array, v: Array, dropout: layers.DropoutLayer) -> Array:
         """As `KeyMask.attend`."""
         queries, keys = self.segments[:, None, :, None], self.segments[:, None, None, :]
         allowed = (queries == keys) & (keys > 0)
