@@ -24,7 +24,7 @@ HELD_OUT = "held_out.json"  # the loss on held-out products, measured once the c
 FORMER_LOSS = "metrics/metrics"  # where checkpoints without a record keep it
 
 # Settings that may change when a run is resumed: they do not change what is learned, or change
-# rounding and noise alone (accumulation, with which a batch fits fewer devices).
+# rounding and noise alone (packing; accumulation, with which a batch fits fewer devices).
 RESUMABLE = re.compile(
     r"(debug|distributed|evaluation|mesh|packing)\."
     r"|data\.(threads|unreadable|valid_corruption|valid_split|workers)"
