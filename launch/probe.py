@@ -29,6 +29,7 @@ class Flags(run_flags.RunFlags):
     split: str = option("test", "split to measure")
     corruption: tuple[str, ...] = option(("clean",), "of the split: clean, TNR80, …")
     train_corruption: str = option("clean", "of the head's training items")
+    classical: bool = option(False, "classification: also SVM on text, 5 nearest pictures, both")
     options: Task = option(Task(), "what tasks without a file show and hide")
 
 
@@ -39,6 +40,7 @@ def main(flags: Flags) -> None:
     file = flags.tasks.to_dict() if flags.tasks is not None else None
     probes = tasks.choose(flags.task, flags.options, file)
     how = {"split": flags.split, "corruptions": corruptions, "sources": flags.sources}
+    how["classical"] = flags.classical
     with distributed.initialize(flags.distributed):
         meta = load_meta(workdir, which)
         run = Settings.from_config(meta.settings)

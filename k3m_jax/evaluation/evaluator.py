@@ -52,7 +52,11 @@ class Evaluator:
     that `inputs` resolved; rows are split over `mesh`.
     """
 
-    def __init__(self, network: Network, mesh: Mesh, inputs: Inputs):
+    def __init__(
+        self, network: Network, mesh: Mesh, inputs: Inputs, training: Inputs | None = None
+    ):
+        """`training` is what the constant baseline is counted over; None is `inputs`."""
+        self._trained_on = training or inputs
         self._network, self._mesh, self._inputs = network, mesh, inputs
         self._layout = BatchLayout.of(network.settings).padded
         self._objectives = self._layout.objectives
@@ -187,7 +191,7 @@ class Evaluator:
         data, packing = dataclasses.replace(run.data, workers=0), Packing(texts=False)
         training = dataclasses.replace(run.training, steps=steps)
         run = dataclasses.replace(run, data=data, training=training, packing=packing)
-        return train_batches(run, self._inputs)
+        return train_batches(run, self._trained_on)
 
     def _measure_batch(self, params: Params, batch: Batch) -> tuple[dict[str, Sum], jax.Array]:
         outputs = self._network.apply(params, batch)

@@ -42,6 +42,7 @@ def measure_run(
     sources: Sequence[str] = (),
     probes: Mapping[str, Task] = types.MappingProxyType({}),
     trivial_baselines: bool = True,
+    classical: bool = False,
 ) -> Iterator[Report]:
     """Measures a checkpoint on a split: a report for each corruption and, of probes, each task.
 
@@ -49,25 +50,20 @@ def measure_run(
 
     Args:
       sources: to measure on, shards or folders of products; () are the run's own. Baselines and
-        thresholds of a task come from its own all the same, the baseline of pretraining from these.
+        thresholds of a task come from its own all the same, the baseline of pretraining from these
+        if they have a training split.
       probes: tasks that heads are fitted for, by the names of their reports; without any the run is
         measured on what it was trained for.
+      classical: whether classification stands next to `tasks.fitted_baselines` too.
 
     Raises UserError: no such data or split, another vocabulary, or what `TaskEvaluation` raises.
     """
     inputs = open_run_data(settings.data, meta, workdir)
     held_out = [open_source(source, inputs.shard_sets[0], workdir) for source in sources]
-    pretraining = not (probes or settings.task.downstream)
+    pretraining, training = not (probes or settings.task.downstream), inputs
     if pretraining and held_out:
-        train = settings.data.train_split
-        if not any(train in shards.info.products for shards in held_out):
-            raise UserError(
-                f"--sources={','.join(sources)}: no items of a split {train!r}, which a pretrained "
-                "run's baseline is counted over; a fine-tuned run or launch.probe needs none"
-            )
-        vocabulary = ValueVocabulary.merge(shards.values for shards in held_out)
-        inputs = Inputs(held_out, inputs.tokenizer, vocabulary)
         settings = _with_data(settings, weights=())
+        inputs, training = _elsewhere(inputs, held_out, settings.data.train_split)
     settings = inputs.resolve(settings)
     mesh, network = make_mesh(settings.mesh), network_of(settings)
     params, step = load_params(workdir, which, network, mesh)
@@ -75,7 +71,7 @@ def measure_run(
     if pretraining:
         for corruption in corruptions:
             measured = _with_data(settings, valid_split=split, valid_corruption=corruption)
-            evaluator = Evaluator(Network(measured), mesh, inputs)
+            evaluator = Evaluator(Network(measured), mesh, inputs, training)
             for report in evaluator.reports(params, step, trivial_baselines=trivial_baselines):
                 yield dataclasses.replace(report, external=external)
         return
@@ -92,10 +88,28 @@ def measure_run(
             head=None if probes else head,
             held_out=held_out,
             trivial_baselines=trivial_baselines,
+            classical=classical,
         )
         for corruption in corruptions:
             report = evaluation.report(corruption)
             yield dataclasses.replace(report, task=name, external=external)
+
+
+def _elsewhere(own: Inputs, held_out: Sequence[ShardSet], train: str) -> tuple[Inputs, Inputs]:
+    """What a pretrained run is measured on, and what its constant prediction is counted over.
+
+    That is the training split of these data sets too, or the run's own where they have none.
+    """
+    if any(train in shards.info.products for shards in held_out):
+        inputs = own._replace(
+            shard_sets=held_out, vocabulary=ValueVocabulary.merge(s.values for s in held_out)
+        )
+        return inputs, inputs
+    # How frequent a value is follows from training alone; those of the held-out items are ranked.
+    more = [{p: dict.fromkeys(v, 0) for p, v in s.values.items()} for s in held_out]
+    vocabulary = ValueVocabulary.merge([*(s.values for s in own.shard_sets), *more])
+    own = own._replace(vocabulary=vocabulary)
+    return own._replace(shard_sets=held_out), own
 
 
 def _with_data(settings: Settings, **changes: Any) -> Settings:

@@ -28,6 +28,7 @@ from k3m_jax.model.network import Params
 from k3m_jax.objectives.base import safe_ratio
 from k3m_jax.settings import Corruption, Settings, Task, UserError
 from k3m_jax.tasks.base import DownstreamTask, TaskSplit
+from k3m_jax.tasks.fitted_baselines import Classify
 from k3m_jax.tasks.trivial_baselines import BASELINES, SeenSplit
 from k3m_jax.training.optimizer import decay_mask
 from k3m_jax.training.task_network import TaskNetwork, split_params
@@ -85,13 +86,15 @@ class TaskEvaluation:
         head: Any = None,
         held_out: Sequence[ShardSet] = (),
         trivial_baselines: bool = True,
+        classical: bool = False,
     ):
         """Fits the head of a probe, where `head` does not give a fine-tuned one's parameters.
 
         Baselines and a probe's head learn from the run's `data.train_split`, corrupted by
         `data.train_corruption`; thresholds and the penalty of the head are chosen on its
         `data.valid_split`, never corrupted. `settings` are resolved, with the task; `held_out` are
-        data sets to measure on instead of the run's own.
+        data sets to measure on instead of the run's own. `classical` adds models of words, triples
+        and pictures to the trivial baselines of classification.
 
         Raises UserError: a modality to show that there is not, a split without examples, pictures
         in `held_out` that are not like the run's, or embeddings that are not finite.
@@ -115,6 +118,7 @@ class TaskEvaluation:
         self.kind, self.checkpoint, self.embedder = "evaluation", checkpoint, embedder
         self.notes = {"training examples": len(self.train.labelled)}
         self.train_corruption, self.trivial_baselines = data.train_corruption, trivial_baselines
+        self.classical = classical
         self.embedded: dict[Corruption, np.ndarray] = {}
         splits = self.train, self.valid, self.measured
         score = functools.partial(kind, network.head, embedder, vocabulary, splits)
@@ -210,11 +214,16 @@ class TaskEvaluation:
             return {MODEL: scores}
         seen = SeenSplit.read(split, corruption)
         trivial = self.scorer.trivial_baselines(self._seen, seen)
-        return {MODEL: scores} | dict(zip(BASELINES, trivial, strict=True))
+        found = {MODEL: scores} | dict(zip(BASELINES, trivial, strict=True))
+        return found | self._classify(seen) if self._classify else found
 
     @functools.cached_property
     def _seen(self) -> SeenSplit:
         return SeenSplit.read(self.train, self.train_corruption)
+
+    @functools.cached_property
+    def _classify(self) -> Classify | None:
+        return self.scorer.fit_classifiers(self._seen) if self.classical else None
 
     @functools.cached_property
     def _thresholds(self) -> dict[str, float]:

@@ -28,6 +28,7 @@ from k3m_jax.modalities.base import Array, Row
 from k3m_jax.objectives.base import Batch, Hiding, Objective, Sum, weighted_sum
 from k3m_jax.settings import Corruption, Settings, Task, UserError
 from k3m_jax.tasks import hiding
+from k3m_jax.tasks.fitted_baselines import Classify
 from k3m_jax.tasks.trivial_baselines import Scores, SeenSplit
 
 if TYPE_CHECKING:
@@ -329,6 +330,10 @@ class DownstreamTask(abc.ABC):
         Each name ends in the name of the metric of `statistics` that it compares with.
         """
         return {}
+
+    def fit_classifiers(self, train: SeenSplit) -> Classify | None:
+        """Classical models that learn from `train`; None where the task has none."""
+        return None
 
     @abc.abstractmethod
     def trivial_baselines(self, train: SeenSplit, measured: SeenSplit) -> Scores:

@@ -17,6 +17,7 @@ from k3m_jax.data.store.value_vocabulary import UNKNOWN, ValueVocabulary, normal
 from k3m_jax.settings import Task, UserError
 from k3m_jax.tasks import base
 from k3m_jax.tasks.base import Statistics, TaskSplit
+from k3m_jax.tasks.fitted_baselines import Classify, fit_classifiers
 from k3m_jax.tasks.trivial_baselines import NaiveBayes, Scores, SeenSplit, nearest
 
 CATEGORY = "category"  # the label that is no property
@@ -82,6 +83,10 @@ class Classification(base.DownstreamTask):
             "accuracy": functools.partial(metrics.mean, right),
             "macro_f1": functools.partial(metrics.macro_f1, predicted, labels),
         }
+
+    def fit_classifiers(self, train: SeenSplit) -> Classify:
+        """Of words, triples and pictures."""
+        return fit_classifiers(train, len(self.head.task.classes))
 
     def trivial_baselines(self, train: SeenSplit, measured: SeenSplit) -> Scores:
         """The majority breaks the ties of the nearest picture, and stands where there is none."""

@@ -31,16 +31,19 @@ class SeenSplit(NamedTuple):
     split: "TaskSplit"
     words: Sequence[tuple[str, ...]]  # of the title, () where there is none
     pixels: np.ndarray  # [N, SIDE² · 3] float32, NaN where there is no picture
+    triples: Sequence[tuple[str, ...]] = ()  # each as one text, () where there is none
 
     @classmethod
     def read(cls, split: "TaskSplit", corruption: Corruption) -> Self:
         """Reads the rows of a split, corrupted."""
         cached = functools.lru_cache(1)(thumbnail)  # rows of an item are adjacent
-        words, pixels = [], []
+        words, pixels, triples = [], [], []
         for view in itertools.chain.from_iterable(split.sources(corruption)):
             words.append(tuple(normalised(view.visible["title"]).split()))
+            pairs = view.visible["knowledge"]
+            triples.append(tuple(f"{normalised(p)}\t{normalised(v)}" for p, v in pairs))
             pixels.append(cached(view.visible["image"].jpeg))
-        return cls(split, words, np.reshape(pixels, (-1, SIDE**2 * 3)))
+        return cls(split, words, np.reshape(pixels, (-1, SIDE**2 * 3)), triples)
 
 
 class NaiveBayes:
