@@ -97,6 +97,8 @@ class MemoryShards:
         """As of shards."""
         return np.array([product_hash(record.product) for record in self.splits[split]])
 
+    facts = source
+
     @functools.cached_property
     def values(self) -> dict[str, Counter]:
         """Counts over train; the values of other splits with 0."""

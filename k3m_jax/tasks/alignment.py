@@ -43,7 +43,7 @@ class Alignment(base.DownstreamTask):
         texts = shared - {"image"}
         pairs = [pair for pair in shards.pairs if pair.split == split]
         paired = {item for pair in pairs for item in (pair.a, pair.b)}
-        items = enumerate(shards.source(split))
+        items = enumerate(shards.facts(split))
         places = {record.id: (index, record) for index, record in items if record.id in paired}
         for pair in pairs:
             if task.pair_kinds and pair.kind not in task.pair_kinds:

@@ -180,7 +180,7 @@ class TaskSplit:
                     f"{shards}: nothing of the split {split!r} can serve the task {task.name}: it "
                     f"needs {kind.needs}" + (f" ({details})" if details else "")
                 )
-            items = enumerate(shards.source(split)) if task.catalogues else ()
+            items = enumerate(shards.facts(split)) if task.catalogues else ()
             noise_pool = [index for index, item in items if not why_left_out(task, item)] or None
             self._by_shards.append((shards, examples, noise_pool))
             self.left_out += left_out
@@ -199,7 +199,7 @@ class TaskSplit:
     @functools.cached_property
     def split_products(self) -> frozenset[str]:
         """All products that have an item in the split, also those without an example."""
-        sources = (shards.source(self.split) for shards, *_ in self._by_shards)
+        sources = (shards.facts(self.split) for shards, *_ in self._by_shards)
         return frozenset(record.product for source in sources for record in source)
 
     def sources(self, corruption: Corruption, seed: int = EVALUATION_SEED) -> list[TaskSource]:

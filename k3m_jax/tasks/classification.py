@@ -46,7 +46,7 @@ class Classification(base.DownstreamTask):
     ) -> base.Examples:
         hidden = {normalised(task.label)} if task.label != CATEGORY else ()
         ids = {name: number for number, name in enumerate(task.classes)}
-        for index, record in enumerate(shards.source(split)):
+        for index, record in enumerate(shards.facts(split)):
             if reason := base.why_left_out(task, record):
                 yield reason
             elif label := _label_of(task, record):
@@ -63,7 +63,7 @@ class Classification(base.DownstreamTask):
         task = super().resolve(task, shard_sets, split)
         if task.classes:
             return task
-        sources = [s.source(split) for s in shard_sets if s.info.products.get(split)]
+        sources = [s.facts(split) for s in shard_sets if s.info.products.get(split)]
         items = (item for item in itertools.chain(*sources) if not base.why_left_out(task, item))
         counts = collections.Counter(_label_of(task, item) for item in items)
         del counts[""]

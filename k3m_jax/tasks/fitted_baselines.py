@@ -12,7 +12,7 @@ from k3m_jax.tasks.trivial_baselines import SeenSplit
 
 TEXT, PICTURE, BOTH = "text, linear SVM", "5 nearest pictures", "both, late fusion"
 NEIGHBOURS = 5
-SHARPNESS = 4.0  # of the margins, as the softmax makes probabilities of them
+SHARPNESS = 3.0  # of the margins, as the softmax makes probabilities of them
 SMOOTHING = 0.02  # of the neighbours' votes, so that no class is impossible
 
 Classify = Callable[[SeenSplit], dict[str, np.ndarray]]  # scores [N, classes] by name

@@ -86,7 +86,7 @@ class Questions(base.DownstreamTask):
     def examples(
         cls, task: Task, shards: ShardSet, split: str, vocabulary: ValueVocabulary
     ) -> base.Examples:
-        for index, record in enumerate(shards.source(split)):
+        for index, record in enumerate(shards.facts(split)):
             if reason := base.why_left_out(task, record):
                 yield reason
                 continue

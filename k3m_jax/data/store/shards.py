@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, SupportsIndex
 
 import numpy as np
@@ -263,6 +263,23 @@ class ShardSet:
                 return np.load(file)[split]
         items = tqdm(self.source(split), f"products of {split}", unit=" items")
         return np.array([product_hash(record.product) for record in items], np.int64)
+
+    def facts(self, split: str) -> Sequence[Record]:
+        """The items of a split with their triples alone, read once and kept: many tasks need them.
+
+        Raises UserError as `source` does.
+        """
+        if split not in self._facts:
+            absent = {name: modality.empty for name, modality in REGISTRY.items()}
+            self._facts[split] = [
+                dataclasses.replace(item, contents={**absent, "knowledge": item.triples})
+                for item in tqdm(self.source(split), f"facts of {split}", unit=" items")
+            ]
+        return self._facts[split]
+
+    @functools.cached_property
+    def _facts(self) -> dict[str, Sequence[Record]]:
+        return {}
 
     @functools.cached_property
     def values(self) -> Mapping[str, Mapping[str, int]]:
