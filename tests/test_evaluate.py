@@ -186,3 +186,30 @@ def test_fine_tuning_costs_what_its_pretrained_model_costs(run, command, tmp_pat
     model, tuned = (int(row.split("|")[2].replace(",", "")) for row in rows)
     D = 32
     assert tuned - model == 3 * (D * D + D)  # the head's
+
+
+def test_a_file_of_tasks_is_probed_in_one_command(run, command, tmp_path):
+    file = tmp_path / "tasks.py"
+    file.write_text(
+        "import ml_collections\n"
+        "def get_config(word):\n"
+        "    few = {'name': 'classification', 'labels_per_class': 2, 'hidden_words': (word,)}\n"
+        "    return ml_collections.ConfigDict({'few': few, 'other': {'name': 'questions'}})\n"
+    )
+    how = (f"--workdir={run}", f"--tasks={file}:bag", "--task=few", "--corruption=clean,TMR100")
+    done = command("probe", *how, "--classical")
+    assert done.returncode == 0, done.stderr
+    clean, without = (
+        json.loads((run / f"probe-few-test{corruption}.json").read_text())
+        for corruption in ("", "-TMR100")
+    )
+    assert clean["options"]["hidden_words"] == ["bag"]
+    assert clean["notes"]["training examples"] <= 2 * len(clean["options"]["classes"])
+    baselines = clean["metrics"]["macro_f1"]["baselines"]
+    assert {"majority", "text, linear SVM", "5 nearest pictures", "both, late fusion"} <= set(
+        baselines
+    )
+    assert without["notes"]["examples"] == clean["notes"]["examples"]
+    done = command("probe", *how[:2], "--task=nothing")
+    assert done.returncode == EXIT_USER_ERROR
+    assert "--task: 'nothing' is not one of 'few', 'other'" in done.stderr
