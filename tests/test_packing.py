@@ -182,6 +182,8 @@ def test_processes_agree_on_the_largest_part(packed, given):
 def test_the_pack_size_depends_on_the_run_alone(packed, padded, given):
     assert with_pack_size(padded, given, 1)[0] == packed
     assert with_pack_size(packed, given, 1)[0] == packed
+    seeded = with_pack_size(dataclasses.replace(padded, seed=7), given, 1)[0]
+    assert seeded.packing == packed.packing
     assert packed.packing.products == packed.training.batch
     assert with_pack_size(padded, given, 4)[0].packing.products == packed.training.batch // 4
     off = dataclasses.replace(padded, packing=s.Packing(texts=False))

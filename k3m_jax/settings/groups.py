@@ -144,7 +144,7 @@ class Model:
     structure: Structure = Structure()
     vocabulary: NonNegativeInt = option(0, "V, tokens; 0: as the tokenizer says")
     positions: PositiveInt = option(512, "rows of the text encoder's position table")
-    dropout: Fraction = option(0.1, "dropout rate in encoders and interactor")
+    dropout: Fraction = option(0.1, "dropout rate in encoders and interactor, in 256ths")
     dtype: Literal["bfloat16", "float32"] = option("bfloat16", "of activations, not parameters")
     remat: bool = option(False, "recompute layers in the backward pass: less memory, 1/3 slower")
     unroll: bool = option(False, "compile each layer by itself: faster on a GPU (docs/gpu.md)")
