@@ -18,7 +18,6 @@ import importlib
 import os
 import select
 import sys
-import textwrap
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +32,9 @@ import k3m_jax.reproductions  # noqa: F401  (registers the preset `release`)
 from k3m_jax.data.store.disk import FAILING, MISPLACED, disk_failure
 from k3m_jax.parallel.distributed import EXIT_DISK_ERROR
 from k3m_jax.settings import DiskError, Settings, UserError
-from k3m_jax.settings.schema import Setting, groups_of, parse, settings_of
+from k3m_jax.settings.help_text import help_text
+from k3m_jax.settings.schema import Setting, parse, settings_of
+from k3m_jax.settings.single_entries import quoted
 
 EXIT_USER_ERROR = 2
 Main = Callable[[Any], int | None]
@@ -78,37 +79,33 @@ def read_settings(path: str) -> Settings:
 
 
 def _execute(main: Main, arguments: Sequence[str]) -> int:
-    schema = main.__annotations__["flags"]
+    schema, code = main.__annotations__["flags"], EXIT_USER_ERROR
     options = settings_of(schema)
     if {"-h", "-help", "--help"} & set(arguments):
-        print(_help(sys.modules[main.__module__].__doc__, options))
+        print(help_text(sys.modules[main.__module__].__doc__, options))
         return 0
     try:
         if values := _parse(options, ["", *arguments]):
             return main(schema(**values)) or 0
         return 0
-    except DiskError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_DISK_ERROR
     except UserError as error:
-        message = str(error)
+        message, code = str(error), EXIT_DISK_ERROR if isinstance(error, DiskError) else code
     except OSError as error:
-        if not (failure := disk_failure(error, FAILING | MISPLACED)):
+        if not (message := disk_failure(error, FAILING | MISPLACED)):
             raise  # a fault of ours
-        print(f"error: {failure}", file=sys.stderr)
-        return EXIT_DISK_ERROR
+        code = EXIT_DISK_ERROR
     except ImportError as error:
         if str(error) not in {store.get("err") for store in known_implementations.values()}:
             raise  # else the client of a remote store is not installed
         message = f"{error} (docs/data.md); for gs:// requirements-gcs.txt has all"
     print(f"error: {message}", file=sys.stderr)
-    return EXIT_USER_ERROR
+    return code
 
 
 def _parse(options: Sequence[Setting], argv: Sequence[str]) -> dict[str, Any] | None:
     """The flags' values by name; None where `--print_config` printed all that is wanted."""
     known = flags.FlagValues()  # not absl's global ones: a process may run several commands
-    argv = [_single_entry(argument, options) for argument in argv]
+    argv = [quoted(argument, options) for argument in argv]
     config = next((flag for flag in options if flag.kind is Settings), None)
     if config:
         flags.DEFINE_bool("print_config", False, "", flag_values=known)
@@ -126,21 +123,6 @@ def _parse(options: Sequence[Setting], argv: Sequence[str]) -> dict[str, Any] | 
         print(_value(config, known).to_json())
         return None
     return {flag.name: _value(flag, known) for flag in options}
-
-
-def _single_entry(argument: str, options: Sequence[Setting]) -> str:
-    """An argument whose value is one text of a setting that takes many, as a tuple of it.
-
-    ml_collections reads such values as Python: a path with a space, or one called 2024, is none.
-    """
-    name, equals, value = argument.lstrip("-").partition("=")
-    flag = next((o for o in options if o.kind is Settings and name.startswith(f"{o.name}.")), None)
-    if not (flag and equals and value) or value[0] in "([\"'" or "," in value:
-        return argument
-    for _, _, settings in groups_of(Settings(), flag.name):
-        if any(s.name == name and s.kind == tuple[str, ...] for s in settings):
-            return f"--{name}={(value,)!r}"
-    return argument
 
 
 def _define(flag: Setting, known: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -196,25 +178,3 @@ def _one_line_errors() -> Iterator[None]:
         where = "" if last.filename == __file__ else f"{last.filename}:{last.lineno}: "
         unknown = f"{where}unknown setting {'; '.join(reason.splitlines())}"
         raise UserError(unknown) from error
-
-
-def _help(text: str, options: Sequence[Setting]) -> str:
-    """A command's docstring, its flags, and the keys of each group of settings among them."""
-    lines = [text.strip(), "", "Flags:", *map(_described, options)]
-    for flag in options:
-        group = Settings() if flag.kind is Settings else flag.default
-        if flag.kind is Settings:
-            lines.append("  --print_config  print the settings as JSON, and exit")
-        if dataclasses.is_dataclass(group):
-            for name, description, settings in groups_of(group, flag.name):
-                lines += ["", f"{name}: {description}", *map(_described, settings)]
-    return "\n".join(lines)
-
-
-def _described(flag: Setting) -> str:
-    if dataclasses.is_dataclass(flag.default):
-        return f"  --{flag.name}.KEY  see below"
-    needed = flag.default is dataclasses.MISSING
-    value, end = ("", " (required)") if needed else (f"={flag.default}", "")
-    text = f"--{flag.name}{value}  {flag.description}{end}"
-    return textwrap.fill(text, 100, initial_indent="  ", subsequent_indent=" " * 6)

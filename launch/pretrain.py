@@ -4,8 +4,7 @@
       --config.data.sources=FOLDER [--config.optimizer.learning_rate=3e-4 …]
 
 FOLDER is what launch.build_shards wrote. Several processes can train as one (docs/distributed.md).
-
-Exit codes: 0 finished; 2 a mistake in the command; 75 stopped by a signal and saved, run again.
+Exit codes: 0 finished; 2 a mistake; 74 a disk that fails; 75 stopped and saved, run again.
 """
 
 import dataclasses
@@ -32,18 +31,17 @@ class Flags:
     workdir: str = required("folder of the run: checkpoints, metrics, events")
 
 
-def main(flags: Flags) -> int | None:
+def main(flags: Flags) -> int:
     """Pretrains, and says how it ended."""
     configure_jax_debug(flags.config.debug)
     with distributed.initialize(flags.config.distributed, saves=True):
         finished = run(flags.config, epath.Path(flags.workdir))
         leads = distributed.is_lead_process()
     if leads and finished:
-        workdir = shlex.quote(f"--workdir={flags.workdir}")
-        print(f"finished; next: python -m launch.evaluate {workdir}")
+        print(f"finished; next: python -m launch.evaluate --workdir={shlex.quote(flags.workdir)}")
     elif leads:
         print("stopped and saved: run the same command to go on", file=sys.stderr)
-    return None if finished else EXIT_PREEMPTED
+    return 0 if finished else EXIT_PREEMPTED
 
 
 def configure_jax_debug(debug: Debug) -> None:
@@ -51,8 +49,8 @@ def configure_jax_debug(debug: Debug) -> None:
     jax.config.update("jax_debug_nans", debug.nans)
     jax.config.update("jax_disable_jit", debug.disable_jit)
     if debug.deterministic:
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+        before = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{before} --xla_gpu_deterministic_ops=true".strip()
     if debug.memory_fraction:
         os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(debug.memory_fraction)
 

@@ -7,19 +7,13 @@ from collections.abc import Mapping
 import jax
 from etils import epath
 
-from k3m_jax.model.network import network_of
 from k3m_jax.parallel import shardings
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.settings import Mesh, Settings, UserError
 from k3m_jax.training import step as steps_of_training
 from k3m_jax.training.checkpoint_record import Record, read_loss
-from k3m_jax.training.checkpoints import (
-    Which,
-    kept_steps,
-    open_checkpoint,
-    read_arrays,
-    verify,
-)
+from k3m_jax.training.checkpoints import Which, kept_steps, open_checkpoint, read_arrays, verify
+from k3m_jax.training.task_network import network_of
 
 
 @dataclasses.dataclass(frozen=True)
