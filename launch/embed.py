@@ -4,7 +4,8 @@
 
 FOLDER is what launch.export wrote, DUMP what launch.build_shards reads; no shards are needed. The
 output holds `ids` [N] and `vectors` float32 [N, D], in the order of the dump. Records that can't be
-used are listed in embeddings.rejects.jsonl, as in building.
+used are listed in embeddings.rejects.jsonl, and parts that were repaired or left out in
+embeddings.repairs.jsonl, as in building.
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ class Flags:
     format: Literal[*FORMATS] = required("how the products are written")
     input: str = required("folder of the products")
     output: str = required(".npz to write")
+    strict: bool = option(False, "reject a record of which a part can't be used as it is")
     region_features: str = option("", "a detector's regions, see docs/data.md")
     backbone_folder: str = option("", "where the model's frozen eyes are, if not at their own name")
     workers: int = option(os.cpu_count(), "processes that read; 0: none but this one")
@@ -41,7 +43,7 @@ def main(flags: Flags) -> None:
         raise UserError(f"--output: {flags.output} is not an .npz in a folder that exists")
     report = embed_dump(
         from_pretrained(flags.model, flags.backbone_folder),
-        open_catalog(flags.format, flags.input),
+        open_catalog(flags.format, flags.input, strict=flags.strict),
         output,
         region_features=flags.region_features,
         workers=flags.workers,

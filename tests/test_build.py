@@ -80,6 +80,34 @@ def test_missing_parts_are_empty_and_counted(built, items):
     assert built.info.repaired == {"picture_not_found": 1, "empty_triple": 1, "repeated_triple": 1}
 
 
+def test_a_product_is_not_lost_over_one_part(catalog, items, tmp_path):
+    shards = build(arguments(catalog, tmp_path, strict=False))
+    assert shards.info.rejects == {"not_json": 1, "missing_id": 1, "repeated_id": 1}
+    repaired = {"wrong_type": 1, "outside_folder": 1, "bad_picture": 1, "not_unicode": 1}
+    repaired |= {"picture_not_found": 1, "empty_triple": 1, "repeated_triple": 1}
+    assert shards.info.repaired == repaired
+    found = everything(shards)
+    assert found.keys() - items.keys() == {"types", "escape", "cut", "half"}
+    assert found["escape"][1].title == "Ж"
+    assert not any(found[key][1].picture for key in ("escape", "cut"))
+    noted = [json.loads(line) for line in (shards.folder / "repairs.jsonl").open()]
+    (cut,) = (line for line in noted if line["id"] == "cut")
+    assert (cut["file"], cut["line"], cut["repair"]) == ("products.jsonl", 13, "bad_picture")
+    assert len(noted) == sum(repaired.values())
+
+
+def test_the_first_picture_that_loads_is_shown(catalog, tmp_path):
+    lines = [
+        {"id": "a", "images": ["images/cut.jpg", "lost.jpg", "images/1.jpg"], "split": "train"}
+    ]
+    folder = tmp_path / "in"
+    shutil.copytree(catalog / "images", folder / "images")
+    write_lines(folder, lines)
+    shards = build(arguments(folder, tmp_path / "data", strict=False))
+    assert shards.info.repaired == {"bad_picture": 1, "picture_not_found": 1}
+    assert shards.info.missing["image"] == 0
+
+
 def test_value_table_counts_train_and_lists_all(built):
     train = list(built.source("train"))
     for value, count in built.values["color"].items():

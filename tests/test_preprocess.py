@@ -121,7 +121,7 @@ class Reviews(Title):
 
     @classmethod
     def parse(cls, line, repairs):
-        return clean_text(line.get("reviews"), "reviews")
+        return clean_text(line.get("reviews"), "reviews", repairs)
 
     @property
     def arrays(self):

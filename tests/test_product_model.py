@@ -143,10 +143,7 @@ def test_a_record_of_raw_regions():
 @pytest.mark.parametrize(
     ("front_end", "parts", "reason"),
     [
-        ("patches", {"picture": b"nothing"}, "bad_picture"),
-        ("patches", {"picture": "a.jpg"}, "bad_picture"),
-        ("patches", {"title": 7}, "wrong_type: title"),
-        ("patches", {"triples": [("colour",)]}, "wrong_type: triples"),
+        ("patches", {"picture": "a.jpg"}, "picture is str"),
         ("patches", {"titel": "red"}, "unknown key 'titel'"),
         ("patches", {"images": ["a.jpg"]}, "unknown key 'images'"),
         ("patches", {"regions": {}}, "are for a model of regions"),
@@ -157,6 +154,14 @@ def test_a_record_of_raw_regions():
 def test_a_product_that_makes_no_record(front_end, parts, reason):
     with pytest.raises(UserError, match=f"record '7': .*{reason}"):
         model(front_end=front_end).record("7", **parts)
+
+
+def test_a_part_that_cannot_be_used_is_left_out_with_a_warning():
+    with pytest.warns(UserWarning, match="'7': bad_picture") as warned:
+        made = model().record("7", picture=b"<html>", title=7, triples={"colour": "red"})
+    assert (made.title, made.triples, made.picture) == ("7", (("colour", "red"),), b"")
+    assert len(warned) == 3
+    assert np.isfinite(model().embed([made])).all()
 
 
 def test_link_scores_are_negated_energies():

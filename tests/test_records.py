@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from k3m_jax.data.records import InvalidRecordError, Product, Splitting
+from k3m_jax.data.records import InvalidRecordError, Product, Splitting, check_strict
 
 
 def parsed(**line):
@@ -18,7 +18,7 @@ def triples_of(product):
 
 def test_missing_parts_are_empty_not_refused():
     product = parsed()
-    assert product.sources == {"title": "", "image": "", "knowledge": ()}
+    assert product.sources == {"title": "", "image": (), "knowledge": ()}
     assert product.category == ""
     assert product.product == "a"  # its own group
     assert product.repairs == ()
@@ -67,17 +67,8 @@ def test_whole_numbers_can_name_an_item():
         ({"id": True}, "wrong_type"),
         ({"id": 1.5}, "wrong_type"),
         ({"id": ["a"]}, "wrong_type"),
-        ({"title": 3}, "wrong_type"),
-        ({"title": {"en": "shirt"}}, "wrong_type"),
-        ({"category": ["a", "b"]}, "wrong_type"),
-        ({"images": [4]}, "wrong_type"),
-        ({"triples": "color: red"}, "wrong_type"),
-        ({"triples": {"color": "red"}}, "wrong_type"),
-        ({"triples": ["color", "red"]}, "wrong_type"),
-        ({"triples": [["color", "red", "x"]]}, "wrong_type"),
-        ({"triples": [["weight", 5]]}, "wrong_type"),
-        ({"title": "\ud83d"}, "not_unicode"),
-        ({"triples": [["p", "\udc00"]]}, "not_unicode"),
+        ({"id": "\ud83d"}, "not_unicode"),
+        ({"split": 3.5}, "wrong_type"),
         ({"split": "../train"}, "bad_split"),
         ({"split": "all"}, "bad_split"),
     ],
@@ -88,6 +79,44 @@ def test_refused(fields, reason):
     assert caught.value.reason == reason
     again = pickle.loads(pickle.dumps(caught.value))  # it crosses process borders
     assert (again.reason, again.detail) == (reason, caught.value.detail)
+
+
+@pytest.mark.parametrize(
+    ("fields", "found", "kinds"),
+    [
+        ({"title": 3}, "3", ["number_as_text"]),
+        ({"title": True}, "true", ["number_as_text"]),
+        ({"title": 3.0}, "3", ["number_as_text"]),
+        ({"title": float("nan")}, "", ["number_as_text"]),
+        ({"title": {"en": "shirt"}}, "", ["wrong_type"]),
+        ({"title": "a\ud83d"}, "a?", ["not_unicode"]),
+        ({"category": ["a", "b"]}, "a > b", ["list_as_text"]),
+        ({"product": [1]}, "1", ["list_as_text", "number_as_text"]),
+        ({"images": [4, None, "a.jpg"]}, ("a.jpg",), ["wrong_type", "empty_picture"]),
+        ({"images": "a.jpg"}, ("a.jpg",), ["single_picture"]),
+        ({"images": 4}, (), ["wrong_type"]),
+        ({"images": [{"src": "a.jpg"}, {}]}, ("a.jpg",), ["object_as_picture"] * 2),
+        ({"triples": "color: red"}, (), ["wrong_type"]),
+        ({"triples": {"color": "red"}}, (("color", "red"),), ["object_as_triples"]),
+        ({"triples": [{"name": "c", "value": "r"}]}, (("c", "r"),), ["object_as_triples"]),
+        ({"triples": [{"c": "r"}, {}]}, (("c", "r"),), ["object_as_triples"] * 2 + ["wrong_type"]),
+        ({"triples": ["color", "red"]}, (), ["wrong_type"] * 2),
+        ({"triples": [["a", "b", "x"], ["c", "d"]]}, (("c", "d"),), ["wrong_type"]),
+        ({"triples": [["c", ["a", "b"]]]}, (("c", "a"), ("c", "b")), ["list_of_values"]),
+        ({"triples": [["weight", 5]]}, (("weight", "5"),), ["number_as_text"]),
+    ],
+)
+def test_a_part_that_is_wrong_costs_that_part_alone(fields, found, kinds):
+    product = parsed(**fields)
+    (key,) = fields
+    sources = {"images": "image", "triples": "knowledge", "title": "title"}
+    part = product.sources[sources[key]] if key in sources else getattr(product, key)
+    assert part == found
+    repairs = list(product.repairs)
+    assert sorted(r.partition(":")[0] for r in repairs) == sorted(kinds)
+    with pytest.raises(InvalidRecordError) as caught:
+        check_strict(product.repairs)
+    assert caught.value.reason in kinds
 
 
 def test_split_by_product_is_stable_and_keeps_a_product_together():

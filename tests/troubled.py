@@ -79,6 +79,7 @@ def arguments(catalog, output, **changes):
         patch_size=8,
         codebook_size=12,
         vocabulary_size=0,
+        strict=True,
     )
     return dataclasses.replace(defaults, **changes)
 

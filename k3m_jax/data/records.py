@@ -3,13 +3,14 @@
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from k3m_jax import modalities
-from k3m_jax.modalities.base import InvalidRecordError, clean_text
+from k3m_jax.modalities.base import InvalidRecordError, clean_id, clean_text
 
 SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")  # a part of file names
+ALLOWED_REPAIRS = ("empty_triple", "repeated_triple", "picture_not_found")  # with --strict, too
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -22,6 +23,14 @@ class RejectedLine:
     detail: str
 
 
+def check_strict(repairs: Iterable[str]) -> None:
+    """Raises InvalidRecordError for the first repair that `--strict` does not allow."""
+    for repair in repairs:
+        kind, _, detail = repair.partition(": ")
+        if kind not in ALLOWED_REPAIRS:
+            raise InvalidRecordError(kind, detail)
+
+
 @dataclasses.dataclass(frozen=True)
 class Product:
     """A product as a line of its catalog describes it; pictures are read when they are needed."""
@@ -32,30 +41,38 @@ class Product:
     split: str  # "" where the catalog leaves it to `Splitting`
     source: str  # which catalog it comes from
     sources: Mapping[str, Any]  # by modality, as `Modality.parse` gives them
-    repairs: tuple[str, ...] = ()  # one word for each part that was repaired or left out
+    repairs: tuple[str, ...] = ()  # "kind" or "kind: detail" of what was repaired or left out
 
     @classmethod
-    def parse(cls, line: Mapping[str, Any]) -> "Product":
-        """Checks and cleans what a line says; a key that is absent may also be None.
+    def parse(cls, line: Mapping[str, Any], repairs: Iterable[str] = ()) -> "Product":
+        """Cleans what a line says; a key that is absent may also be None.
+
+        A part that can't be used is left out, and noted after the `repairs` of its reader.
 
         Raises InvalidRecordError: missing_id, wrong_type, not_unicode, bad_split.
         """
-        item = clean_text(line.get("id"), "id", number=True)
+        item = clean_id(line.get("id"), "id")
         if not item:
             raise InvalidRecordError("missing_id", "the record has no id")
-        split = clean_text(line.get("split"), "split")
+        split = clean_id(line.get("split"), "split")
         if split and (not SPLIT_NAME.fullmatch(split) or split == "all"):
             raise InvalidRecordError("bad_split", f"{split!r}: use at most 64 letters and digits")
-        repairs: list[str] = []
+        repairs = list(repairs)
         sources = {m.name: m.parse(line, repairs) for m in modalities.REGISTRY.values()}
-        product = clean_text(line.get("product"), "product", number=True) or item
-        category, source = (clean_text(line.get(key), key) for key in ("category", "source"))
+        product = clean_text(line.get("product"), "product", repairs, number=True) or item
+        category = clean_text(line.get("category"), "category", repairs, between=" > ")
+        source = clean_text(line.get("source"), "source", repairs)
         return cls(item, product, category, split, source, sources, tuple(repairs))
 
-    def record(self, tools: Any) -> "Record":
-        """What is stored of it, with the `tools` of `Modality.store`; or InvalidRecordError."""
-        kinds = modalities.REGISTRY.items()
-        contents = {name: kind.store(self.sources[name], self.id, tools) for name, kind in kinds}
+    def record(self, tools: Any, repairs: list[str]) -> "Record":
+        """What is stored of it, with the `tools` of `Modality.store`; what can't be is left out."""
+        contents = {}
+        for name, modality in modalities.REGISTRY.items():
+            try:
+                contents[name] = modality.store(self.sources[name], self.id, tools)
+            except InvalidRecordError as error:
+                repairs.append(f"{error.reason}: {error.detail}")
+                contents[name] = modality.empty
         return Record(self.id, self.product, self.category, self.source, contents)
 
 

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -51,15 +52,15 @@ class Modality(abc.ABC):
 
     @classmethod
     def parse(cls, line: Mapping[str, Any], repairs: list[str]) -> Any:
-        """The source of a catalog's line, absent if its key is; InvalidRecordError if unusable.
+        """The source of a catalog's line, absent if its key is or can't be used.
 
-        `repairs` gets one word for each part that was repaired or left out.
+        `repairs` gets "kind" or "kind: detail" for each part that was repaired or left out.
         """
-        return clean_text(line.get(cls.keys[0]), cls.keys[0])
+        return clean_text(line.get(cls.keys[0]), cls.keys[0], repairs)
 
     @classmethod
     def store(cls, source: Any, item: str, tools: Any) -> Any:
-        """The content of a source, or InvalidRecordError; `tools.picture(path, item)` reads one."""
+        """The content of a source; `tools.picture(images, item)` reads the first that loads."""
         return source
 
     @classmethod
@@ -172,26 +173,52 @@ class TextModality(Modality):
         return " ".join("MASK" if t == tokenizer.mask else tokenizer.token(t) for t in tokens)
 
 
-def clean_text(value: object, key: str, *, number: bool = False) -> str:
+def clean_text(
+    value: object, key: str, repairs: list[str], *, number: bool = False, between: str = " "
+) -> str:
     """A text under `key` of a catalog's line, without white space around it; None is "".
 
-    An integer will do where `number`. Raises InvalidRecordError: wrong_type, not_unicode.
+    Numbers and booleans become text, and lists become one; it is no repair where `number` and the
+    number is whole. Anything else is left out.
     """
     if value is None:
         return ""
-    if number and isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+    if isinstance(value, (list, tuple)):
+        repairs.append(f"list_as_text: {key}")
+        parts = (clean_text(part, key, repairs) for part in value)
+        return between.join(filter(None, parts))
+    if isinstance(value, (bool, int, float)):
+        if not number or isinstance(value, bool) or value % 1:
+            repairs.append(f"number_as_text: {key} is {value!r}")
+        return number_text(value)
     if not isinstance(value, str):
-        raise InvalidRecordError("wrong_type", f"{key} is {value!r:.40}, not a string")
+        repairs.append(f"wrong_type: {key} is {value!r:.40}, not a string")
+        return ""
     try:
         value.encode()
     except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-        raise InvalidRecordError("not_unicode", f"{key}: {error}") from error
+        repairs.append(f"not_unicode: {key}: {error}")
+        value = value.encode(errors="replace").decode()
     return value.strip()
 
 
-def clean_list(value: object, key: str) -> Sequence[Any]:
-    """A list under `key`; None is an empty one. Raises InvalidRecordError: wrong_type."""
-    if not isinstance(value, (list, tuple, type(None))):
-        raise InvalidRecordError("wrong_type", f"{key} is {value!r:.40}, not a list")
-    return value or ()
+def number_text(value: float) -> str:
+    """A number as text: true, 3, 2.5; 3.0 is 3, since a column with gaps makes floats of all."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and not math.isfinite(value):
+        return ""
+    return str(int(value) if value == int(value) else value)
+
+
+def clean_id(value: object, key: str) -> str:
+    """A text, or a whole number, that names something; None is "".
+
+    Raises InvalidRecordError: wrong_type, not_unicode.
+    """
+    repairs: list[str] = []
+    text = clean_text(value, key, repairs, number=True)
+    for repair in repairs:
+        kind, _, detail = repair.partition(": ")
+        raise InvalidRecordError(kind if kind == "not_unicode" else "wrong_type", detail)
+    return text

@@ -5,7 +5,7 @@ Spans are recorded as the text is written: values hold any character, delimiters
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -38,13 +38,14 @@ class Knowledge(base.Modality):
 
     @classmethod
     def parse(cls, line: Mapping[str, Any], repairs: list[str]) -> tuple[Triple, ...]:
-        """Triples with a property and a value each; a repeated one is left out."""
+        """Triples with a property and a value each; a repeated one is left out.
+
+        An object of properties will do, one for each pair, and a list of values.
+        """
         kept: dict[Triple, None] = {}
-        for i, pair in enumerate(base.clean_list(line.get("triples"), "triples")):
-            key = f"triples[{i}]"
-            if len(base.clean_list(pair, key)) != 2:
-                raise base.InvalidRecordError("wrong_type", f"{key} is no [property, value] pair")
-            triple = tuple(base.clean_text(part, f"{key}[{j}]") for j, part in enumerate(pair))
+        for key, name, value in _pairs(line.get("triples"), repairs):
+            parts = enumerate((name, value))
+            triple = tuple(base.clean_text(part, f"{key}[{j}]", repairs) for j, part in parts)
             if not all(triple):
                 repairs.append("empty_triple")
             elif triple in kept:
@@ -128,6 +129,30 @@ class Knowledge(base.Modality):
         spans = zip(row["property_spans"][valid], row["value_spans"][valid], strict=True)
         words = (tuple(tokenizer.decode(tokens[slice(*s)]) for s in pair) for pair in spans)
         return " ".join(f"{name}‹{value}›" for name, value in words)
+
+
+def _pairs(triples: object, repairs: list[str]) -> Iterator[tuple[str, object, object]]:
+    """What stands for triples, one by one: a key for messages, the property, a value."""
+    if isinstance(triples, Mapping):
+        repairs.append("object_as_triples: triples is an object")
+        triples = list(triples.items())
+    elif not isinstance(triples, (list, tuple, type(None))):
+        repairs.append(f"wrong_type: triples is {triples!r:.40}, not a list")
+        triples = None
+    for i, pair in enumerate(triples or ()):
+        key = f"triples[{i}]"
+        if isinstance(pair, Mapping):
+            repairs.append(f"object_as_triples: {key} is an object")
+            names = [pair[name] for name in ("property", "name", "key") if name in pair]
+            named = names and "value" in pair
+            pair = (names[0], pair["value"]) if named else next(iter(pair.items()), ())
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            repairs.append(f"wrong_type: {key} is no [property, value] pair")
+        elif isinstance(pair[1], (list, tuple)):
+            repairs.append(f"list_of_values: {key}")
+            yield from ((key, pair[0], value) for value in pair[1])
+        else:
+            yield key, *pair
 
 
 @dataclasses.dataclass(frozen=True)

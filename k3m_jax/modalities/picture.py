@@ -8,6 +8,9 @@ import numpy as np
 
 from k3m_jax.modalities import base, pixels
 
+# Of an object that stands for a picture, the first that it has: bytes, a path, an address.
+OBJECT_KEYS = ("bytes", "path", "file", "src", "url", "link", "hi_res", "large", "thumb")
+
 
 class Layout(NamedTuple):
     """How the pictures of a data set are stored."""
@@ -49,12 +52,33 @@ class PictureModality(base.Modality):
     image: Any  # the settings `image`
 
     @classmethod
-    def parse(cls, line: Mapping[str, Any], repairs: list[str]) -> str:
-        images = base.clean_list(line.get("images"), "images")
-        return base.clean_text(images[0] if images else None, "picture")
+    def parse(cls, line: Mapping[str, Any], repairs: list[str]) -> tuple[str | bytes, ...]:
+        """Paths or bytes of pictures: the first that loads is the item's, others are views."""
+        images = line.get("images")
+        if isinstance(images, (str, bytes, Mapping)):
+            repairs.append("single_picture: images is no list")
+            images = (images,)
+        elif not isinstance(images, (list, tuple, type(None))):
+            repairs.append(f"wrong_type: images is {images!r:.40}, not a list")
+            images = None
+        found = []
+        for i, image in enumerate(images or ()):
+            key = f"images[{i}]"
+            if isinstance(image, Mapping):
+                repairs.append(f"object_as_picture: {key} is an object")
+                image = next((image[name] for name in OBJECT_KEYS if image.get(name)), None)
+            elif not image:
+                repairs.append(f"empty_picture: {key} is {image!r}")
+            numbers = isinstance(image, (bool, int, float, list, tuple))
+            if numbers:
+                repairs.append(f"wrong_type: {key} is {image!r:.40}, not a path")
+            elif image:
+                is_bytes = isinstance(image, bytes)
+                found.append(image if is_bytes else base.clean_text(image, key, repairs))
+        return tuple(filter(None, found))
 
     @classmethod
-    def store(cls, source: str, item: str, tools: Any) -> Picture:
+    def store(cls, source: tuple[str | bytes, ...], item: str, tools: Any) -> Picture:
         return tools.picture(source, item)
 
     @classmethod

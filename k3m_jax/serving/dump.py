@@ -6,7 +6,7 @@ import itertools
 import json
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from etils import epath
@@ -33,10 +33,10 @@ def embed_dump(
 ) -> str:
     """Embeds every usable product of a dump, and sets the others aside; returns counts in words.
 
-    `output` is an .npz with `ids` [N] and `vectors` float32 [N, D] in the dump's order; the rejects
-    are written next to it. `region_features`, a detector's, are for a model that looks at regions
-    (docs/data.md); without them its own frozen model looks at the pictures first. UserError where
-    they don't fit it, or that can't be opened. `workers` processes read; 0 is this one.
+    `output` is an .npz with `ids` [N] and `vectors` float32 [N, D] in the dump's order; rejects and
+    repairs are written next to it. `region_features`, a detector's, are for a model that looks at
+    regions (docs/data.md); without them its own frozen model looks at the pictures first. UserError
+    where they don't fit it, or that can't be opened. `workers` processes read; 0 is this one.
     """
     image = model.network.settings.image
     if image.front_end == "regions" and not region_features:
@@ -45,7 +45,7 @@ def embed_dump(
             return embed_dump(model, catalog, output, region_features=folder, workers=workers)
     build = _record_builder(catalog, image, region_features)
     active = modalities.active(model.network.settings)
-    ids, rejects = {}, []
+    ids, rejects, repairs, repaired = {}, [], [], collections.Counter()
     missing = collections.Counter({modality.name: 0 for modality in active})
 
     def usable() -> Iterator[Record]:
@@ -60,23 +60,31 @@ def embed_dump(
                 rejects.append(RejectedLine(raw.file, raw.line, "repeated_id", detail))
             else:
                 ids[record.id] = True
+                repaired.update(repair.partition(": ")[0] for repair in outcome.repairs)
+                repairs.append(outcome.repair_lines())
                 missing.update(m.name for m in active if not m.is_present(record.contents[m.name]))
                 yield record
 
     vectors = model.embed(usable())
     with output.open("wb") as file:
         np.savez(file, ids=np.array(list(ids), np.str_), vectors=vectors)
-    path, where = output.with_suffix(".rejects.jsonl"), ""
-    path.unlink(missing_ok=True)  # of an earlier dump
-    if rejects:
-        lines = (json.dumps(vars(reject), ensure_ascii=False) + "\n" for reject in rejects)
-        path.write_text("".join(lines), encoding="utf-8")
-        where = f": {path}"
+    lines = (json.dumps(vars(reject), ensure_ascii=False) + "\n" for reject in rejects)
     reasons = collections.Counter(reject.reason for reject in rejects).most_common()
     return f"""\
 {len(ids):,} products as {model.width} numbers each: {output}
   missing    {json.dumps(missing)}
-  set aside  {json.dumps(dict(reasons))}{where}"""
+  repaired   {json.dumps(repaired)}{_written(output, "repairs", repairs)}
+  set aside  {json.dumps(dict(reasons))}{_written(output, "rejects", lines)}"""
+
+
+def _written(output: epath.Path, kind: str, lines: Iterable[str]) -> str:
+    """Writes lines next to the output, where there are any; returns where, in words."""
+    path, text = output.with_suffix(f".{kind}.jsonl"), "".join(lines)
+    path.unlink(missing_ok=True)  # of an earlier dump
+    if not text:
+        return ""
+    path.write_text(text, encoding="utf-8")
+    return f": {path}"
 
 
 def _record_builder(catalog: CatalogReader, image: Image, region_features: str) -> RecordBuilder:

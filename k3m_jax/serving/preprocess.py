@@ -7,11 +7,13 @@ import importlib
 import json
 import pathlib
 import types
+import warnings
 
 import numpy as np
 import tokenizers
 
 from k3m_jax.modalities import pixels
+from k3m_jax.modalities.base import InvalidRecordError
 from k3m_jax.modalities.picture import Picture
 
 
@@ -63,7 +65,11 @@ class Preprocessor:
             classes = np.zeros((len(boxes), 0))
             return Picture(b"", classes, boxes, features, classes)
         data = product.get("picture")
-        return Picture(pixels.shrink(data, self.side, square=True) if data else b"")
+        try:
+            return Picture(pixels.shrink(data, self.side, square=True) if data else b"")
+        except InvalidRecordError as error:
+            warnings.warn(f"a picture is left out: {error}", stacklevel=3)
+            return Picture()
 
 
 class FolderTokenizer:

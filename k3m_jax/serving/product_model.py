@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import types
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from k3m_jax import modalities
 from k3m_jax.data.catalog.region_features import make_regions, region_limit
 from k3m_jax.data.input.batch import Batch, BatchLayout, ExampleBuilder
 from k3m_jax.data.input.tokenizer import Tokenizer
-from k3m_jax.data.records import ItemView, Product, Record
+from k3m_jax.data.records import ALLOWED_REPAIRS, ItemView, Product, Record
 from k3m_jax.modalities import pixels
 from k3m_jax.modalities.base import Array, InvalidRecordError
 from k3m_jax.modalities.knowledge import CANDIDATE_ARRAYS, CandidateTexts
@@ -107,7 +108,8 @@ class ProductModel:
         """The record of one product, cleaned and shrunk as `build_shards` does it.
 
         Args:
-          id: for error messages, UserErrors about unknown keys, wrong types and broken pictures.
+          id: for messages: UserErrors about unknown keys, pictures that are no bytes and regions
+            that don't fit, and warnings about what could not be used and was left out.
           picture: the bytes of a picture's file; a model of regions needs its `backbone` for it.
           regions: the raw arrays of `data.catalog.region_features`, for a model of regions.
           **parts: the other modalities under their keys of a catalog: `title`, a text; `triples`,
@@ -122,11 +124,25 @@ class ProductModel:
         if not isinstance(picture, bytes | None):
             kind = type(picture).__name__
             raise UserError(f"record {id!r}: picture is {kind}, not the bytes of a picture's file")
-        tools = types.SimpleNamespace(picture=lambda path, item: self._stored(picture, regions))
+
+        def stored(*_: Any) -> Picture:
+            try:
+                return self._stored(picture, regions)
+            except InvalidRecordError as error:
+                if regions:
+                    raise UserError(f"record {id!r}: {error.reason}: {error.detail}") from error
+                raise
+
         try:
-            return Product.parse({**parts, "id": id, "images": ["picture"]}).record(tools)
+            product = Product.parse({**parts, "id": id, "images": ["picture"]})
         except InvalidRecordError as error:
             raise UserError(f"record {id!r}: {error.reason}: {error.detail}") from error
+        repairs = list(product.repairs)
+        record = product.record(types.SimpleNamespace(picture=stored), repairs)
+        for repair in repairs:
+            if repair not in ALLOWED_REPAIRS:
+                warnings.warn(f"record {id!r}: {repair}", stacklevel=2)
+        return record
 
     @functools.cached_property
     def backbone(self) -> VisionBackbone:

@@ -64,6 +64,8 @@ class BeamProducts(shards.ProductsBuilder, tfds.core.GeneratorBasedBuilder, skip
         )
         total = built | "Sum" >> beam.CombineGlobally(_Summing(job.statistics))
         _ = total | "Write" >> beam.Map(lambda found: sums.write_bytes(pickle.dumps(found)))
+        lines = built | "Repairs" >> beam.FlatMap(_repairs)
+        _ = lines | "Write repairs" >> beam.io.WriteToText(str(job.repairs))
         return {
             split: built | f"Of {split}" >> beam.FlatMap(_examples, split) for split in job.splits
         }
@@ -93,6 +95,11 @@ class _Summing(beam.CombineFn):
 def _examples(outcome: BuiltRecord | RejectedLine, split: str) -> Iterator[tuple[bytes, dict]]:
     if not isinstance(outcome, RejectedLine) and outcome.split == split:
         yield outcome.record.id.encode(), shards.to_example(outcome.record)
+
+
+def _repairs(outcome: BuiltRecord | RejectedLine) -> list[str]:
+    lines = "" if isinstance(outcome, RejectedLine) else outcome.repair_lines()
+    return lines.split("\n")[:-1]
 
 
 class DownloadConfig(tfds.download.DownloadConfig):

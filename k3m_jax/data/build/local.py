@@ -15,6 +15,7 @@ import itertools
 import json
 import pickle
 import shlex
+import shutil
 import sqlite3
 import sys
 import tempfile
@@ -66,6 +67,7 @@ class BuildArguments:
     valid_fraction: Fraction = option(0.05, "share of products without a split held out as `valid`")
     folds: NonNegativeInt = option(0, "parts to cut the products into, whatever splits they name")
     fold: NonNegativeInt = option(0, "the part held out as `test`, from 0")
+    strict: bool = option(False, "reject a record of which a part can't be used as it is")
     overwrite: bool = option(False, "replace the data set that --output already has")
     beam_options: str = option("", "build with Apache Beam and these flags of its own")
 
@@ -108,7 +110,8 @@ class Build:
         arguments.check()
         a = self._arguments = arguments
         self._scratch, self.sums = epath.Path(scratch), epath.Path(scratch) / "sums"
-        self.catalog = open_catalog(a.format, a.input)
+        self.repairs = self._scratch / shards.REPAIRS  # or files that begin so
+        self.catalog = open_catalog(a.format, a.input, strict=a.strict)
         self._pairs, self._bad_pairs = read_pairs(a.input, own_splits=not a.folds)
         paired = frozenset(item for _, pair in self._pairs for item in (pair.a, pair.b))
         self.statistics = DatasetStatistics(paired)
@@ -144,13 +147,15 @@ class Build:
         rejected = {(reject.file, reject.line) for reject in self.rejects}
         lines = (raw for raw in self.catalog.lines() if raw[:2] not in rejected)
         built = ordered_map(self.builder, lines, self._arguments.workers)
-        for outcome in tqdm(built, "building", self._usable.total(), unit=" records"):
-            self.statistics.add(outcome)
-            if not isinstance(outcome, RejectedLine):
-                key = hashers[outcome.split].hash_key(outcome.record.id.encode())
-                record = outcome.record
-                row = key.to_bytes(16, "big"), record.product, pickle.dumps(record)
-                waiting.execute("INSERT INTO records VALUES (?, ?, ?, ?)", (outcome.split, *row))
+        with self.repairs.open("w") as repairs:
+            for outcome in tqdm(built, "building", self._usable.total(), unit=" records"):
+                self.statistics.add(outcome)
+                if not isinstance(outcome, RejectedLine):
+                    repairs.write(outcome.repair_lines())
+                    record = outcome.record
+                    key = hashers[outcome.split].hash_key(record.id.encode()).to_bytes(16, "big")
+                    row = outcome.split, key, record.product, pickle.dumps(record)
+                    waiting.execute("INSERT INTO records VALUES (?, ?, ?, ?)", row)
         for split in [s for s in self.splits if s != "train" and not self.statistics.products[s]]:
             self.splits.remove(split)
             print(f"no record of split {split!r} is usable: it is left out", file=sys.stderr)
@@ -194,6 +199,10 @@ class Build:
         rejects = sorted(self.rejects + found.rejects + self._bad_pairs + pairs.rejects)
         lines = (json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in rejects)
         (folder / shards.REJECTS).write_text("".join(lines))
+        with (folder / shards.REPAIRS).open("wb") as whole:
+            for path in sorted(self._scratch.glob(f"{shards.REPAIRS}*")):
+                with path.open("rb") as part:
+                    shutil.copyfileobj(part, whole)
         if a.vocabulary_size:
             train_wordpiece(found.words, a.vocabulary_size, folder / shards.TOKENIZER)
         if codebook is not None:
@@ -321,7 +330,7 @@ def report(built: shards.ShardSet, seconds: float) -> str:
     return f"""\
 {items} items {json.dumps(info.products)}, {size / items / 1e3:.1f} kB each, in {seconds:.0f} s
   missing    {json.dumps(info.missing)}
-  repaired   {json.dumps(info.repaired)}
+  repaired   {json.dumps(info.repaired)}: {built.folder / shards.REPAIRS}
   pairs      {json.dumps(info.pairs)}
   set aside  {json.dumps(info.rejects)}: {built.folder / shards.REJECTS}
 next: python -m launch.show_batch {options}

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import types
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +16,14 @@ import numpy as np
 from k3m_jax.data.catalog.readers import CatalogReader, RawLine
 from k3m_jax.data.catalog.region_features import RegionReader, region_limit
 from k3m_jax.data.input.tokenizer import count_words
-from k3m_jax.data.records import InvalidRecordError, Product, Record, RejectedLine, Splitting
+from k3m_jax.data.records import (
+    InvalidRecordError,
+    Product,
+    Record,
+    RejectedLine,
+    Splitting,
+    check_strict,
+)
 from k3m_jax.data.store import codebook as codebooks
 from k3m_jax.data.store.pairs import PairedItem
 from k3m_jax.modalities import REGISTRY, pixels
@@ -28,13 +36,21 @@ class BuiltRecord:
 
     split: str
     record: Record
-    repairs: tuple[str, ...]
+    repairs: tuple[str, ...]  # "kind" or "kind: detail"
     picture: str = ""  # path of the one that is stored, relative to the catalog's folder
+    place: tuple[str, int] = ("", 0)  # file and line
+
+    def repair_lines(self) -> str:
+        """Its lines of repairs.jsonl."""
+        place = {"id": self.record.id, "file": self.place[0], "line": self.place[1]}
+        split = (repair.partition(": ") for repair in self.repairs)
+        lines = (place | {"repair": kind, "detail": detail} for kind, _, detail in split)
+        return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordBuilder:
-    """From a line to a stored record; pure, pickles. It is the `tools` of `Modality.store`."""
+    """From a line to a stored record; pure, pickles."""
 
     catalog: CatalogReader
     image_size: int
@@ -55,40 +71,45 @@ class RecordBuilder:
         product = self.catalog.read(raw)
         if isinstance(product, RejectedLine):
             return product
+        repairs = list(product.repairs)
+        jpeg, shown = self._first_picture(product, repairs)
+        tools = types.SimpleNamespace(picture=lambda _, item: self._picture(jpeg, item, repairs))
+        record = product.record(tools, repairs)
         try:
-            record = product.record(self)
+            if self.catalog.strict:
+                check_strict(repairs)
         except InvalidRecordError as error:
             return RejectedLine(raw.file, raw.line, *error.args)
-        path = product.sources["image"]
-        lost = ("picture_not_found",) if path and not record.picture else ()
-        return BuiltRecord(self.splitting(product), record, product.repairs + lost, path)
+        split = self.splitting(product)
+        return BuiltRecord(split, record, tuple(repairs), shown, (raw.file, raw.line))
 
-    def picture(self, path: str, item: str) -> Picture:
-        """A picture of the catalog, with the classes of its patches or with its regions.
+    def _first_picture(self, product: Product, repairs: list[str]) -> tuple[bytes, str]:
+        """The first picture that loads, as it is stored, and its path; b"" where none does."""
+        found, path = self.catalog.first_picture(product.sources["image"], self._shrink, repairs)
+        return found or b"", path
 
-        Raises InvalidRecordError: outside_folder, bad_picture, too_large_picture, bad_regions.
-        """
-        jpeg = self.jpeg(path)
-        if self.regions:
+    def _picture(self, jpeg: bytes, item: str, repairs: list[str]) -> Picture:
+        """A stored picture with the classes of its patches, or with its regions."""
+        if not self.regions:
+            return Picture(jpeg, self.codebook and self.codebook.assign(self._patches(jpeg)))
+        try:
             found = self.regions.read(item, region_limit(self.regions.backbone))
-            return dataclasses.replace(found, jpeg=jpeg)
-        return Picture(jpeg, self.codebook and self.codebook.assign(self._patches(jpeg)))
+        except InvalidRecordError as error:
+            repairs.append(f"{error.reason}: {error.detail}")
+            found = self.regions.none
+        return dataclasses.replace(found, jpeg=jpeg)
 
     def view(self, path: str) -> bytes:
         """A further picture of an item; b"" where it or its regions are not there."""
-        return b"" if self.regions else self.jpeg(path)
+        data = b"" if self.regions else self.catalog.read_picture(path)
+        return self._shrink(data) if data else b""
 
-    def jpeg(self, path: str) -> bytes:
-        """A picture of the catalog as a small JPEG; b"" where there is none."""
-        data = self.catalog.read_picture(path)
-        return pixels.shrink(data, self.image_size, square=not self.regions) if data else b""
+    def _shrink(self, data: bytes) -> bytes:
+        return pixels.shrink(data, self.image_size, square=not self.regions)
 
     def descriptors(self, product: Product) -> np.ndarray:
         """What a codebook is fitted to: [N, Z] of the picture's patches, N = 0 without one."""
-        try:
-            jpeg = self.jpeg(product.sources["image"])
-        except InvalidRecordError:
-            jpeg = b""
+        jpeg, _ = self._first_picture(product, [])
         return codebooks.describe(self._patches(jpeg), self.patch_size)
 
     def _patches(self, jpeg: bytes) -> np.ndarray:
@@ -121,7 +142,7 @@ class DatasetStatistics:
             return
         record, train = outcome.record, outcome.split == "train"
         self.products[outcome.split] += 1
-        self.repaired.update(outcome.repairs)
+        self.repaired.update(repair.partition(": ")[0] for repair in outcome.repairs)
         for name, modality in REGISTRY.items():
             content = record.contents[name]
             self.missing[name] += not modality.is_present(content)

@@ -7,16 +7,18 @@ import abc
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from etils import epath
 
-from k3m_jax.data.records import InvalidRecordError, Product, RejectedLine
+from k3m_jax.data.records import InvalidRecordError, Product, RejectedLine, check_strict
 from k3m_jax.data.store import remote
 from k3m_jax.modalities import REGISTRY
 from k3m_jax.modalities.pixels import MAX_BYTES
 from k3m_jax.settings import UserError
+
+T = TypeVar("T")
 
 
 class RawLine(NamedTuple):
@@ -31,28 +33,33 @@ class RawLine(NamedTuple):
 class CatalogReader(abc.ABC):
     """A folder of products; pickles, and takes registered modalities into new processes."""
 
-    def __init__(self, folder: epath.PathLike):
-        self.folder = epath.Path(folder)
+    def __init__(self, folder: epath.PathLike, *, strict: bool = False):
+        """`strict` rejects a record of which a part would be repaired or left out."""
+        self.folder, self.strict = epath.Path(folder), strict
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "modalities": dict(REGISTRY)}
+        return {**vars(self), "modalities": dict(REGISTRY)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        REGISTRY.update(state["modalities"])
-        self.folder = state["folder"]
+        REGISTRY.update(state.pop("modalities"))
+        vars(self).update(state)
 
     @abc.abstractmethod
     def files(self) -> list[epath.Path]:
         """The files whose lines are products, in a fixed order; UserError where there is none."""
 
     @abc.abstractmethod
-    def fields(self, text: str, file: str) -> Mapping[str, Any]:
-        """What a line of a file says, for `Product.parse`; raises InvalidRecordError."""
+    def fields(self, raw: RawLine, repairs: list[str]) -> Mapping[str, Any]:
+        """What a line says, for `Product.parse`; raises InvalidRecordError."""
 
     def read(self, raw: RawLine) -> Product | RejectedLine:
         """The product of a line, or why there is none."""
         try:
-            return Product.parse(self.fields(raw.data.decode(), raw.file))
+            repairs: list[str] = []
+            product = Product.parse(self.fields(raw, repairs), repairs)
+            if self.strict:
+                check_strict(product.repairs)
+            return product
         except UnicodeDecodeError as error:
             return RejectedLine(raw.file, raw.line, "not_utf8", str(error))
         except InvalidRecordError as error:
@@ -74,6 +81,23 @@ class CatalogReader(abc.ABC):
                 if data.strip():
                     yield RawLine(file.name, number, data, start)
 
+    def first_picture(
+        self, images: Sequence[str | bytes], decode: Callable[[bytes], T], repairs: list[str]
+    ) -> tuple[T | None, str]:
+        """The first of an item's pictures that loads, decoded, and its path; None where none does.
+
+        What is wrong with those before it is noted in `repairs`.
+        """
+        paths = [image if isinstance(image, str) else "" for image in images]
+        for image, path in zip(images, paths, strict=True):
+            try:
+                if data := image if isinstance(image, bytes) else self.read_picture(image):
+                    return decode(data), path
+                repairs.append(f"picture_not_found: {path[:200]}")
+            except InvalidRecordError as error:
+                repairs.append(f"{error.reason}: {error.detail}")
+        return None, paths[0] if paths else ""
+
     def read_picture(self, relative: str) -> bytes:
         """The bytes of a picture file; b"" where the path is "" or the file is not there.
 
@@ -90,6 +114,8 @@ class CatalogReader(abc.ABC):
                 raise InvalidRecordError("bad_picture", f"{relative!r} is not a file")
             if (size := path.stat().length) > MAX_BYTES:
                 raise InvalidRecordError("too_large_picture", f"{size} bytes, not {MAX_BYTES}")
+            if not size:
+                raise InvalidRecordError("bad_picture", f"{relative!r} is an empty file")
             return path.read_bytes()
         except (OSError, ValueError) as error:
             raise InvalidRecordError("bad_picture", f"{relative!r}: {error}") from error
@@ -105,10 +131,18 @@ class JsonlReader(CatalogReader):
             raise UserError(f"--input: there is no products.jsonl in {self.folder}")
         return [path]
 
-    def fields(self, text: str, file: str) -> Mapping[str, Any]:
-        """The object; keys that no modality knows are ignored."""
+    def fields(self, raw: RawLine, repairs: list[str]) -> Mapping[str, Any]:
+        """The object; of a key said twice the last counts, and others that none knows don't."""
+
+        def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            if len(found := dict(pairs)) < len(pairs):
+                repairs.append(f"repeated_key: of {', '.join(key for key, _ in pairs)[:80]}")
+            return found
+
         try:
-            fields = json.loads(text)
+            fields = json.loads(raw.data.decode(), object_pairs_hook=unique)
+        except UnicodeDecodeError:
+            raise
         except (ValueError, RecursionError) as error:
             raise InvalidRecordError("not_json", str(error)) from error
         if not isinstance(fields, dict):
@@ -119,13 +153,15 @@ class JsonlReader(CatalogReader):
 FORMATS: dict[str, type[CatalogReader]] = {"jsonl": JsonlReader}
 
 
-def open_catalog(format_name: str, folder: epath.PathLike) -> CatalogReader:
+def open_catalog(
+    format_name: str, folder: epath.PathLike, *, strict: bool = False
+) -> CatalogReader:
     """The catalog in `folder`; raises UserError where it isn't one."""
     if format_name not in FORMATS:
         raise UserError(f"--format: {format_name!r} is not one of {', '.join(FORMATS)}")
     if not epath.Path(folder).is_dir():
         raise UserError(f"--input: {folder} is not a folder")
-    catalog = FORMATS[format_name](folder)
+    catalog = FORMATS[format_name](folder, strict=strict)
     catalog.files()
     return catalog
 

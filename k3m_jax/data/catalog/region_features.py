@@ -80,11 +80,17 @@ class RegionReader:
 
         Raises InvalidRecordError: bad_regions, also where the picture disagrees with `sizes`.
         """
-        raw, (feature_dim, _, top_classes) = self._raw(item), self.sizes
+        raw, top_classes = self._raw(item), self.sizes.top_classes
         if raw is not None and (picture := make_regions(raw, limit, top_classes)):
             found = _sizes(raw, top_classes)
             _require(found == self.sizes, f"{found}, but the first picture had {self.sizes}")
             return picture
+        return self.none
+
+    @property
+    def none(self) -> Picture:
+        """The picture of an item of which the detector has nothing, or nothing usable: n = 0."""
+        feature_dim, _, top_classes = self.sizes
         boxes, features = np.zeros((0, 4), np.float32), np.zeros((0, feature_dim), np.float16)
         ids, probs = (np.zeros((0, top_classes), dtype) for dtype in (np.int32, np.float16))
         return Picture(b"", ids, boxes, features, probs)

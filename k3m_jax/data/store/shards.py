@@ -28,7 +28,8 @@ from k3m_jax.modalities.picture import Layout
 from k3m_jax.settings import Backbone, UserError
 
 NAME, FORMAT_VERSION = "k3m_products", "2.0.0"
-BUILD_INFO, VALUES, REJECTS = "build.json", "values.json", "rejects.jsonl"
+BUILD_INFO, VALUES = "build.json", "values.json"
+REJECTS, REPAIRS = "rejects.jsonl", "repairs.jsonl"
 CODEBOOK, TOKENIZER = "codebook.npz", "tokenizer"
 PRODUCTS = "products.npz"  # by split, `product_hash` of each item
 DATASET_INFO, FEATURES = "dataset_info.json", "features.json"  # of TFDS

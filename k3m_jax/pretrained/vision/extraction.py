@@ -122,15 +122,21 @@ def _look(catalog: CatalogReader, output: pathlib.Path, size: int, raw: RawLine)
     product = catalog.read(raw)
     if isinstance(product, RejectedLine):
         return Seen("", "", product.reason, reject=product)
-    path = product.sources["image"]
-    if not path or not size:
+    images = product.sources["image"]
+    path = images[0] if images and isinstance(images[0], str) else ""
+    if not images or not size:
         return Seen(product.id, path, "no_picture")
+    repairs: list[str] = []
     try:
         inside(output, f"{product.id}.npz").exists()  # an id that can name a file
-        data = catalog.read_picture(path)
-        if not data:
-            return Seen(product.id, path, "picture_not_found")
-        return Seen(product.id, path, "pictures", pixels.squeeze(data, size))
+        look = functools.partial(pixels.squeeze, size=size)
+        picture, _ = catalog.first_picture(images, look, repairs)
+        if picture is not None:
+            return Seen(product.id, path, "pictures", picture)
+        reason, _, detail = repairs[-1].partition(": ")
+        if reason == "picture_not_found":
+            return Seen(product.id, path, reason)
+        raise InvalidRecordError(reason, detail)
     except (InvalidRecordError, OSError) as error:
         known = isinstance(error, InvalidRecordError)  # else a name that is too long
         reasons = error.args if known else ("outside_folder", str(error))

@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from k3m_jax.data.catalog.readers import CatalogReader
+from k3m_jax.data.catalog.readers import CatalogReader, RawLine
 from k3m_jax.data.records import InvalidRecordError
 from k3m_jax.settings import UserError
 
@@ -19,16 +19,19 @@ class ReleaseReader(CatalogReader):
             raise UserError(f"--input: there is no .tsv file, such as train.tsv, in {self.folder}")
         return files
 
-    def fields(self, text: str, file: str) -> Mapping[str, Any]:
-        columns = text.rstrip("\r\n").split("\t")
+    def fields(self, raw: RawLine, repairs: list[str]) -> Mapping[str, Any]:
+        columns = raw.data.decode().rstrip("\r\n").split("\t")
         if len(columns) != 5:
             detail = f"{len(columns)} columns, not id, title, image, triples, category"
             raise InvalidRecordError("wrong_columns", detail)
         item, title, _, triples, category = columns  # the picture's address isn't read
-        pairs = [pair.split("#:#", 1) for pair in triples.split("#;#")] if triples.strip() else []
-        for i, pair in enumerate(pairs):
-            if len(pair) != 2:
-                detail = f"triples[{i}] has no '#:#': {pair[0]!r:.60}"
-                raise InvalidRecordError("bad_triple", detail)
+        pairs = []
+        for i, text in enumerate(triples.split("#;#") if triples.strip() else ()):
+            if len(pair := text.split("#:#", 1)) == 2:
+                pairs.append(pair)
+            elif text.strip():
+                repairs.append(f"bad_triple: triples[{i}] has no '#:#': {text!r:.60}")
+            else:  # a separator too many
+                repairs.append("empty_triple")
         product = {"id": item, "title": title, "triples": pairs, "category": category}
-        return product | {"split": file.removesuffix(".tsv"), "source": "release"}
+        return product | {"split": raw.file.removesuffix(".tsv"), "source": "release"}
