@@ -27,8 +27,10 @@ class Flags:
 
     model: str = required("folder that launch.export wrote")
     format: Literal[*FORMATS] = required("how the products are written")
-    input: str = required("folder of the products")
+    input: str = required("folder of the products, or the file of a table")
     output: str = required(".npz to write")
+    mapping: str = option("", "of a table: a preset, or a .toml file that names its columns")
+    pictures: str = option("", "folder that the pictures' paths begin at; the input's if empty")
     strict: bool = option(False, "reject a record of which a part can't be used as it is")
     region_features: str = option("", "a detector's regions, see docs/data.md")
     backbone_folder: str = option("", "where the model's frozen eyes are, if not at their own name")
@@ -41,9 +43,10 @@ def main(flags: Flags) -> None:
     there = remote.is_remote(output) or output.parent.is_dir()
     if output.suffix != ".npz" or output.is_dir() or not there:
         raise UserError(f"--output: {flags.output} is not an .npz in a folder that exists")
+    options = {"strict": flags.strict, "mapping": flags.mapping, "pictures": flags.pictures}
     report = embed_dump(
         from_pretrained(flags.model, flags.backbone_folder),
-        open_catalog(flags.format, flags.input, strict=flags.strict),
+        open_catalog(flags.format, flags.input, **options),
         output,
         region_features=flags.region_features,
         workers=flags.workers,

@@ -179,8 +179,8 @@ def test_a_release_triple_without_its_mark_is_left_out(tmp_path):
     [
         ("jsonl", "", r"no products\.jsonl"),
         ("release", "", r"no \.tsv"),
-        ("jsonl", "absent", "not a folder"),
-        ("csv", "", "jsonl, release"),
+        ("jsonl", "absent", "does not exist"),
+        ("csv", "", "jsonl, table, release"),
     ],
 )
 def test_mistakes_are_named(tmp_path, format_name, folder, message):

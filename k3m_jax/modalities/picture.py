@@ -66,7 +66,7 @@ class PictureModality(base.Modality):
             key = f"images[{i}]"
             if isinstance(image, Mapping):
                 repairs.append(f"object_as_picture: {key} is an object")
-                image = next((image[name] for name in OBJECT_KEYS if image.get(name)), None)
+                image = reference(image)
             elif not image:
                 repairs.append(f"empty_picture: {key} is {image!r}")
             numbers = isinstance(image, (bool, int, float, list, tuple))
@@ -193,6 +193,11 @@ class PictureModality(base.Modality):
     def describe(self, row: base.Row, tokenizer: Any) -> str:
         regions = int(row["region_mask"][1:].sum())
         return f"{regions} regions" if regions else ""
+
+
+def reference(image: Mapping[str, Any]) -> Any:
+    """What an object says of a picture: its bytes, path or address; None where it says nothing."""
+    return next((image[name] for name in OBJECT_KEYS if image.get(name)), None)
 
 
 def float_features(inputs: Any) -> Any:

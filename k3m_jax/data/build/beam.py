@@ -48,16 +48,11 @@ class BeamProducts(shards.ProductsBuilder, tfds.core.GeneratorBasedBuilder, skip
         job, size = self._job, BLOCK_LINES
         catalog, sums = job.catalog, job.sums  # workers get these alone
         rejected = {(reject.file, reject.line) for reject in job.rejects}
-        blocks = (  # where each begins: its file, line and byte
-            (file, raw.line, raw.offset)
-            for file in catalog.files()
-            for raw in itertools.islice(catalog.lines_from(file), None, None, size)
-        )
         built = (
             pipeline
-            | "Blocks" >> beam.Create(blocks)
+            | "Blocks" >> beam.Create(catalog.blocks(size))
             | "Spread blocks" >> beam.Reshuffle()
-            | "Read" >> beam.FlatMap(lambda at: itertools.islice(catalog.lines_from(*at), size))
+            | "Read" >> beam.FlatMap(lambda b: itertools.islice(catalog.lines_from(*b[:3]), b[3]))
             | "Usable" >> beam.Filter(lambda raw: raw[:2] not in rejected)
             | "Spread lines" >> beam.Reshuffle()
             | "Build" >> beam.Map(job.builder)

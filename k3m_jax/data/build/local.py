@@ -52,8 +52,10 @@ class BuildArguments:
     """What a data set is built from and how: the flags of launch.build_shards."""
 
     format: str = required("how the products are written")
-    input: str = required("folder of the products")
+    input: str = required("folder of the products, or the file of a table")
     output: str = required("folder to put the data set in, local or remote")
+    mapping: str = option("", "of a table: a preset, or a .toml file that names its columns")
+    pictures: str = option("", "folder that the pictures' paths begin at; the input's if empty")
     front_end: Literal["patches", "regions"] = option("patches", "regions: of --region_features")
     image_size: PositiveInt = option(192, "pixels a side of the stored picture")
     patch_size: PositiveInt = option(32, "pixels a side of a patch")
@@ -111,7 +113,9 @@ class Build:
         a = self._arguments = arguments
         self._scratch, self.sums = epath.Path(scratch), epath.Path(scratch) / "sums"
         self.repairs = self._scratch / shards.REPAIRS  # or files that begin so
-        self.catalog = open_catalog(a.format, a.input, strict=a.strict)
+        self.catalog = open_catalog(
+            a.format, a.input, strict=a.strict, mapping=a.mapping, pictures=a.pictures
+        )
         self._pairs, self._bad_pairs = read_pairs(a.input, own_splits=not a.folds)
         paired = frozenset(item for _, pair in self._pairs for item in (pair.a, pair.b))
         self.statistics = DatasetStatistics(paired)

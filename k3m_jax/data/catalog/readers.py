@@ -4,6 +4,7 @@
 """
 
 import abc
+import itertools
 import json
 import os
 import pathlib
@@ -26,16 +27,20 @@ class RawLine(NamedTuple):
 
     file: str
     line: int  # from 1
-    data: bytes
-    offset: int = 0  # in bytes
+    data: Any  # bytes; of a table its row
+    offset: int = 0  # in bytes; of a table the row group, -1 without
 
 
 class CatalogReader(abc.ABC):
     """A folder of products; pickles, and takes registered modalities into new processes."""
 
-    def __init__(self, folder: epath.PathLike, *, strict: bool = False):
-        """`strict` rejects a record of which a part would be repaired or left out."""
+    def __init__(self, folder: epath.PathLike, *, strict: bool = False, pictures: str = ""):
+        """`strict` rejects a record of which a part would be repaired or left out.
+
+        `pictures` is the folder that paths of pictures begin at, if not `folder`.
+        """
         self.folder, self.strict = epath.Path(folder), strict
+        self.pictures = epath.Path(pictures or self.folder)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "modalities": dict(REGISTRY)}
@@ -81,6 +86,12 @@ class CatalogReader(abc.ABC):
                 if data.strip():
                     yield RawLine(file.name, number, data, start)
 
+    def blocks(self, lines: int) -> Iterator[tuple[epath.Path, int, int, int | None]]:
+        """Parts for many machines: the file, line and byte where one begins, and how many lines."""
+        for file in self.files():
+            for raw in itertools.islice(self.lines_from(file), None, None, lines):
+                yield file, raw.line, raw.offset, lines
+
     def first_picture(
         self, images: Sequence[str | bytes], decode: Callable[[bytes], T], repairs: list[str]
     ) -> tuple[T | None, str]:
@@ -105,7 +116,7 @@ class CatalogReader(abc.ABC):
         """
         if not relative:
             return b""
-        path = inside(self.folder, relative)
+        path = inside(self.pictures, relative)
         try:
             if not path.exists():
                 return b""
@@ -153,15 +164,21 @@ class JsonlReader(CatalogReader):
 FORMATS: dict[str, type[CatalogReader]] = {"jsonl": JsonlReader}
 
 
-def open_catalog(
-    format_name: str, folder: epath.PathLike, *, strict: bool = False
-) -> CatalogReader:
-    """The catalog in `folder`; raises UserError where it isn't one."""
+def open_catalog(format_name: str, folder: epath.PathLike, **options: Any) -> CatalogReader:
+    """The catalog in `folder`; raises UserError where it isn't one.
+
+    The options are those of the format's reader; `mapping` is of tables alone.
+    """
     if format_name not in FORMATS:
         raise UserError(f"--format: {format_name!r} is not one of {', '.join(FORMATS)}")
-    if not epath.Path(folder).is_dir():
-        raise UserError(f"--input: {folder} is not a folder")
-    catalog = FORMATS[format_name](folder, strict=strict)
+    if not epath.Path(folder).exists():
+        raise UserError(f"--input: {folder} does not exist")
+    if format_name != "table":
+        if not epath.Path(folder).is_dir():
+            raise UserError(f"--input: {folder} is not a folder")
+        if options.pop("mapping", ""):
+            raise UserError("--mapping is of --format=table alone")
+    catalog = FORMATS[format_name](folder, **options)
     catalog.files()
     return catalog
 

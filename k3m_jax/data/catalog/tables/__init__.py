@@ -1,0 +1,1 @@
+"""Tables as shops export them: files to rows, and rows by a mapping to records."""
