@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from etils import epath
 
+from k3m_jax.data.catalog.fetched import fetched_path, is_address
 from k3m_jax.data.records import InvalidRecordError, Product, RejectedLine, check_strict
 from k3m_jax.data.store import remote
 from k3m_jax.modalities import REGISTRY
@@ -112,10 +113,13 @@ class CatalogReader(abc.ABC):
     def read_picture(self, relative: str) -> bytes:
         """The bytes of a picture file; b"" where the path is "" or the file is not there.
 
-        Raises InvalidRecordError: outside_folder, bad_picture, too_large_picture.
+        Raises InvalidRecordError: outside_folder, bad_picture, too_large_picture,
+        picture_not_fetched.
         """
         if not relative:
             return b""
+        if is_address(relative):
+            relative = fetched_path(self.pictures, relative)
         path = inside(self.pictures, relative)
         try:
             if not path.exists():
