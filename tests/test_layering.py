@@ -15,6 +15,7 @@ ANNEXES = (
     "k3m_jax.synthetic_shop",
 )
 LAYERS = (
+    "k3m_jax.__main__",
     "launch",
     "configs",
     *ANNEXES,

@@ -1,10 +1,13 @@
 """Runs and data sets in a bucket, through a stand-in for one."""
 
 import contextlib
+import http.server
 import importlib
 import json
 import pathlib
 import shutil
+import threading
+import urllib.parse
 
 import numpy as np
 import pytest
@@ -105,7 +108,70 @@ def test_shards_that_do_not_fit_on_the_disk_are_a_mistake(bucket, tmp_path, monk
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match="name a larger disk in TMPDIR, or mount the store"):
+        open_shards(f"{bucket}/data", copy="always").source("train")
+    monkeypatch.setattr(remote, "IN_PLACE", "s3://")
+    with pytest.raises(UserError, match="name a larger disk in TMPDIR, or mount the store"):
         open_shards(f"{bucket}/data").source("train")
+    with pytest.raises(UserError, match=r"data\.copy=never"):
+        open_shards(f"{bucket}/data", copy="never").source("train")
+
+
+class Storage(http.server.BaseHTTPRequestHandler):
+    """What ArrayRecord's client asks Cloud Storage for, from a dictionary of files."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments):
+        pass
+
+    def do_GET(self):
+        path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
+        self.server.asked.append(path)
+        data = self.server.files[path.partition("/o/")[2]]
+        start, end = 0, len(data)
+        if span := self.headers.get("Range"):
+            first, _, last = span.removeprefix("bytes=").partition("-")
+            start = int(first) if first else max(0, len(data) - int(last))
+            end = int(last) + 1 if first and last else len(data)
+        self.send_response(206 if span else 200)
+        self.send_header("x-goog-generation", "1")
+        self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(data[start:end])))
+        self.end_headers()
+        with contextlib.suppress(OSError):  # the client may have enough
+            self.wfile.write(data[start:end])
+
+
+@pytest.fixture
+def storage(monkeypatch):
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Storage)
+    running.files, running.asked = {}, []
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{running.server_port}"
+    monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", address)
+    yield running
+    running.shutdown()
+    running.server_close()
+
+
+@pytest.mark.parametrize("copy", ["never", "auto"])
+def test_shards_are_read_where_they_lie(bucket, storage, tmp_path, monkeypatch, copy):
+    write_catalog(tmp_path / "in")
+    local = build(arguments(tmp_path / "in", tmp_path / "out"))
+    for file in pathlib.Path(local.folder).rglob("*.*"):
+        name = file.relative_to(tmp_path / "out")
+        epath.Path(file).copy(epath.Path(bucket) / name)
+        storage.files[str(name)] = file.read_bytes()
+    monkeypatch.setattr(remote, "_copy", None)
+    usage = shutil.disk_usage(tmp_path)._replace(free=10 if copy == "auto" else 10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    opened = open_shards(bucket, copy=copy)
+    mine, theirs = everything(local), everything(opened)
+    assert {k: v[1].picture for k, v in mine.items()} == {
+        k: v[1].picture for k, v in theirs.items()
+    }
+    assert all(".array_record" in path for path in storage.asked)
+    assert storage.asked
 
 
 def test_metrics_events_and_curves_of_a_run_in_a_bucket(bucket):

@@ -249,6 +249,9 @@ class Data:
     """Where products come from."""
 
     sources: tuple[str, ...] = option((), "folders written by launch.build_shards, local or remote")
+    copy: Literal["auto", "always", "never"] = option(
+        "auto", "shards in a store to this disk; auto: where they fit, or the store is not gs://"
+    )
     weights: tuple[PositiveFloat, ...] = option((), "share of a source; () is by number of items")
     train_split: str = option("train", "the split to train on")
     valid_split: str = option("valid", "the split of held-out evaluation")

@@ -65,7 +65,7 @@ def open_inputs(data: Data) -> Inputs:
     if not data.sources:
         hint = "write shards with python -m launch.build_shards and name them"
         raise UserError(f"data.sources is empty: {hint}, --config.data.sources=\"('FOLDER',)\"")
-    shard_sets = [open_shards(source, data.unreadable) for source in data.sources]
+    shard_sets = [open_shards(s, data.unreadable, data.copy) for s in data.sources]
     folder = data.tokenizer or shard_sets[0].tokenizer_folder
     if not folder:
         hint = "name a folder in data.tokenizer"

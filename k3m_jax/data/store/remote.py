@@ -11,7 +11,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from etils import epath
 from tqdm import tqdm
@@ -20,6 +20,7 @@ from k3m_jax.data.store import literal_folders  # noqa: F401  (mends epath)
 from k3m_jax.settings import UserError
 
 COPIES = 16  # at a time
+IN_PLACE = "gs://"  # the store that ArrayRecord reads itself
 
 
 def is_remote(path: epath.PathLike) -> bool:
@@ -141,12 +142,17 @@ def whole_folder(folder: epath.PathLike) -> Iterator[pathlib.Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def local_copies(files: Iterable[epath.Path], version: str) -> pathlib.Path:
-    """Copies files of one remote folder to a folder of TMPDIR for each `version`.
+def readable(files: Sequence[epath.Path], version: str, copy: str) -> epath.PathLike:
+    """The folder from which ArrayRecord reads the files of one remote folder.
 
-    What an earlier run or another process has copied is not copied again. Raises UserError where
-    the files do not fit on the disk.
+    A folder of TMPDIR for each `version` to which they are copied: with the `copy` always, and with
+    auto where they fit on the disk or ArrayRecord can't read the store itself. Else their own. What
+    an earlier run or another process has copied is not copied again. Raises UserError where the
+    files do not fit, or with never the store can't be read.
     """
+    in_place = os.fspath(files[0]).startswith(IN_PLACE)
+    if copy == "never" and not in_place:
+        raise UserError(f"data.copy=never: {files[0].parent} is no {IN_PLACE}: take auto or always")
     sizes = {file: file.stat().length for file in files}
     source = next(iter(sizes)).parent
     key = hashlib.sha256(f"{source}\0{version}".encode()).hexdigest()[:16]
@@ -155,6 +161,8 @@ def local_copies(files: Iterable[epath.Path], version: str) -> pathlib.Path:
     there = {path.name: path.stat().st_size for path in folder.iterdir()}
     missing = [file for file, size in sizes.items() if there.get(file.name) != size]
     needed, free = sum(sizes[file] for file in missing), shutil.disk_usage(folder).free
+    if copy == "never" or (copy == "auto" and in_place and needed > free):
+        return source
     if needed > free:
         room = f"{needed / 1e9:.1f} GB of shards, but {folder} has {free / 1e9:.1f} GB left"
         hint = "name a larger disk in TMPDIR, or mount the store as a file system (docs/data.md)"

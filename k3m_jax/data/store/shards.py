@@ -234,6 +234,7 @@ class ShardSet:
     folder: epath.Path  # the version folder: shards and what lies next to them
     info: BuildInfo
     unreadable: int = UNREADABLE  # records of a split that may be
+    copy: str = "auto"  # whether remote shards are read from copies, `data.copy` of the settings
 
     def __str__(self) -> str:
         return f"{self.folder} (built of {self.info.arguments['input']})"
@@ -244,10 +245,10 @@ class ShardSet:
         if split not in info.products:
             raise UserError(f"{folder} has no split {split!r}, only {', '.join(info.products)}")
         name = f"{folder}, split={split}, fingerprint={info.fingerprint}"
-        if remote.is_remote(folder):  # ArrayRecord reads local files alone
+        if remote.is_remote(folder):
             metadata = [folder / file for file in OF_TFDS]
             files = [*metadata, *folder.glob(f"{NAME}-{split}.array_record*")]
-            folder = epath.Path(remote.local_copies(files, info.fingerprint))
+            folder = epath.Path(remote.readable(files, info.fingerprint, self.copy))
             known = {file.name: info.files[file.name] for file in files if file.name in info.files}
             integrity.check(folder, known)  # others may write to a temporary folder, too
         source = tfds.builder_from_directory(folder).as_data_source(split)
@@ -321,11 +322,12 @@ class ShardSet:
         return path if path.exists() else None
 
 
-def open_shards(path: epath.PathLike, unreadable: int = UNREADABLE) -> ShardSet:
+def open_shards(path: epath.PathLike, unreadable: int = UNREADABLE, copy: str = "auto") -> ShardSet:
     """Opens a data set: its version folder, or a folder above it that holds no other.
 
-    `unreadable` records of a split may be damaged. Raises UserError: nothing there, several data
-    sets, or one that is not complete, too old, or not as it was built.
+    `unreadable` records of a split may be damaged; `copy` is `data.copy` of the settings. Raises
+    UserError: nothing there, several data sets, or one that is not complete, too old, or not as it
+    was built.
     """
     path = epath.Path(path)
     if not path.exists():
@@ -349,7 +351,7 @@ def open_shards(path: epath.PathLike, unreadable: int = UNREADABLE) -> ShardSet:
     if info.files and lengths != dict(info.products):
         found = f"{folder / DATASET_INFO} has other splits than {BUILD_INFO}"
         raise UserError(f"{found}: {integrity.HINT}")
-    return ShardSet(folder, info, unreadable)
+    return ShardSet(folder, info, unreadable, copy)
 
 
 def _split_lengths(path: epath.Path) -> dict[str, int]:
