@@ -74,6 +74,15 @@ def test_every_preset(name, tmp_path):
     assert {p.source for p in found} == {preset}
 
 
+def test_a_preset_may_be_changed(tmp_path):
+    (tmp_path / "own.toml").write_text(
+        'base = "shopify"\nappend = ["Body (HTML)"]\ncategory = "Type"'
+    )
+    first, *_ = products(table(DUMPS / "shopify_old.csv", tmp_path / "own.toml"))
+    assert first.sources["title"] == "Linen Shirt Airy & soft."
+    assert (first.category, first.product, first.source) == ("Shirt", "linen-shirt", "shopify")
+
+
 def test_every_preset_has_a_sample():
     assert PRESETS.keys() == {preset for preset, _ in SAMPLES.values()} | {"plain", "webdataset"}
 

@@ -179,15 +179,22 @@ class TableMapping:
 
 def read_mapping(name: str) -> TableMapping:
     """A preset, or the mapping of a .toml file; raises UserError that names the key."""
+    path, found = _read(name)
+    if base := found.pop("base", ""):
+        _, preset = _read(str(base))
+        found = {"name": base, **preset, **found}
+    return _parse(TableMapping, {"name": path.stem, **found}, name)
+
+
+def _read(name: str) -> tuple[pathlib.Path, dict[str, Any]]:
     path = PRESETS.get(name) or pathlib.Path(name)
     if not path.is_file():
         known = ", ".join(sorted(PRESETS))
         raise UserError(f"--mapping: {name!r} is no .toml file and not one of {known}")
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        return path, tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"--mapping: {name}: {error}") from error
-    return _parse(TableMapping, {"name": path.stem, **found}, name)
 
 
 def _parse(kind: type, given: Mapping[str, Any], where: str) -> Any:
