@@ -119,7 +119,8 @@ def test_the_data_set_knows_what_made_its_regions(dump, tmp_path):
     built = build(arguments)
     assert built.info.backbone == Backbone("eyes", "seven", 8, 2)
     assert (built.info.regions, built.info.classes, built.info.top_classes) == (4, 5, 5)
-    assert built.info.rejects == {"bad_picture": 2}
+    assert built.info.rejects == {}
+    assert built.info.repaired == {"bad_picture": 2}
 
 
 def test_without_torch_the_command_says_what_to_install(dump, tmp_path, monkeypatch, capsys):

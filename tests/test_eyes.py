@@ -111,7 +111,7 @@ def test_what_is_missing_is_said_in_one_line(opened):
 def test_a_dump_is_looked_at_or_read(dump, tmp_path, opened):
     item, catalog = model(), open_catalog("jsonl", dump)
     report = embed_dump(item, catalog, tmp_path / "1.npz")
-    assert '"image": 2' in report
+    assert '"image": 4' in report
     assert '"bad_picture": 2' in report
     extract(Eyes(), dump, tmp_path / "regions")
     embed_dump(item, catalog, tmp_path / "2.npz", region_features=str(tmp_path / "regions"))
@@ -125,7 +125,7 @@ def test_a_run_of_regions_is_measured_on_a_folder_of_pictures(dump, tmp_path, op
     lines = (other / "products.jsonl").read_text().replace("{", '{"split": "test", ')
     (other / "products.jsonl").write_text(lines)
     shards = open_source(str(other), own, tmp_path / "run")
-    assert shards.info.products == {"test": 6}
+    assert shards.info.products == {"test": 7}
     assert shards.info.backbone == own.info.backbone
     assert [len(record.contents["image"].boxes) for record in shards.source("test")].count(4) == 5
     assert open_source(str(other), own, tmp_path / "run").folder == shards.folder

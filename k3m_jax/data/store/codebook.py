@@ -76,7 +76,10 @@ def describe(patches: np.ndarray, patch_size: int) -> np.ndarray:
     """Descriptors of patches: uint8 [N, P²·3] to float32 [N, Z]."""
     P, n = patch_size, len(patches)
     rgb = patches.reshape(n, P, P, 3).astype(np.float32)
-    colour = _lab(rgb.reshape(n, GRID, P // GRID, GRID, P // GRID, 3).mean((2, 4)))
+    # Sums of whole numbers are exact in any order: rows first, which is several times faster.
+    rows = rgb.reshape(n, GRID, P // GRID, P * 3).sum(2)
+    cells = rows.reshape(n, GRID, GRID, P // GRID, 3).sum(3)
+    colour = _lab(cells / np.float32((P // GRID) ** 2))
     dy, dx = np.gradient(rgb @ _LIGHTNESS, axis=(1, 2))
     direction = np.floor(np.arctan2(dy, dx) * (ORIENTATIONS / np.pi)).astype(int) % ORIENTATIONS
     half = np.arange(P) >= P // 2
