@@ -60,7 +60,9 @@ class BeamProducts(shards.ProductsBuilder, tfds.core.GeneratorBasedBuilder, skip
         total = built | "Sum" >> beam.CombineGlobally(_Summing(job.statistics))
         _ = total | "Write" >> beam.Map(lambda found: sums.write_bytes(pickle.dumps(found)))
         lines = built | "Repairs" >> beam.FlatMap(_repairs)
-        _ = lines | "Write repairs" >> beam.io.WriteToText(str(job.repairs))
+        _ = lines | "Write repairs" >> beam.io.WriteToText(
+            str(job.repairs), num_shards=1, shard_name_template=""
+        )
         return {
             split: built | f"Of {split}" >> beam.FlatMap(_examples, split) for split in job.splits
         }

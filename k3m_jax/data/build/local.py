@@ -15,7 +15,6 @@ import itertools
 import json
 import pickle
 import shlex
-import shutil
 import sqlite3
 import sys
 import tempfile
@@ -112,10 +111,9 @@ class Build:
         arguments.check()
         a = self._arguments = arguments
         self._scratch, self.sums = epath.Path(scratch), epath.Path(scratch) / "sums"
-        self.repairs = self._scratch / shards.REPAIRS  # or files that begin so
-        self.catalog = open_catalog(
-            a.format, a.input, strict=a.strict, mapping=a.mapping, pictures=a.pictures
-        )
+        self.repairs = self._scratch / shards.REPAIRS
+        options = {"strict": a.strict, "mapping": a.mapping, "pictures": a.pictures}
+        self.catalog = open_catalog(a.format, a.input, **options)
         self._pairs, self._bad_pairs = read_pairs(a.input, own_splits=not a.folds)
         paired = frozenset(item for _, pair in self._pairs for item in (pair.a, pair.b))
         self.statistics = DatasetStatistics(paired)
@@ -203,10 +201,7 @@ class Build:
         rejects = sorted(self.rejects + found.rejects + self._bad_pairs + pairs.rejects)
         lines = (json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in rejects)
         (folder / shards.REJECTS).write_text("".join(lines))
-        with (folder / shards.REPAIRS).open("wb") as whole:
-            for path in sorted(self._scratch.glob(f"{shards.REPAIRS}*")):
-                with path.open("rb") as part:
-                    shutil.copyfileobj(part, whole)
+        self.repairs.copy(folder / shards.REPAIRS)
         if a.vocabulary_size:
             train_wordpiece(found.words, a.vocabulary_size, folder / shards.TOKENIZER)
         if codebook is not None:
