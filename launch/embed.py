@@ -1,57 +1,36 @@
 """Embeds a dump of products with an exported model.
 
-  python -m launch.embed --model=FOLDER --format=jsonl --input=DUMP --output=embeddings.npz
+  python -m launch.embed --model=FOLDER --format=jsonl --input=DUMP --output=DIR [--part=2/4]
 
-FOLDER is what launch.export wrote, DUMP what launch.build_shards reads; no shards are needed. The
-output holds `ids` [N] and `vectors` float32 [N, D], in the order of the dump. Records that can't be
-used are listed in embeddings.rejects.jsonl, and parts that were repaired or left out in
-embeddings.repairs.jsonl, as in building.
+FOLDER is what launch.export wrote, DUMP what launch.build_shards reads; no shards are needed. DIR
+gets Parquet parts with `id`, `product` and `vector`, in the order of the dump; next to them stand
+the records that can't be used, and what was repaired or left out. All devices of the machine
+compute; the same command goes on where one was stopped, and several with another --part share the
+work (docs/serving.md).
 """
 
 import dataclasses
-import os
+import functools
 from typing import Literal
 
-from k3m_jax.data.catalog.readers import FORMATS, open_catalog
-from k3m_jax.data.store import remote
-from k3m_jax.serving import from_pretrained
-from k3m_jax.serving.dump import embed_dump
-from k3m_jax.settings import UserError
-from k3m_jax.settings.schema import option, required
-from launch import cli
+from k3m_jax.serving.dump import TYPES, vector_table
+from k3m_jax.settings.schema import option
+from launch import cli, dump_flags
 
 
-@dataclasses.dataclass(frozen=True)
-class Flags:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(dump_flags.DumpFlags):
     """Flags of the command."""
 
-    model: str = required("folder that launch.export wrote")
-    format: Literal[*FORMATS] = required("how the products are written")
-    input: str = required("folder of the products, or the file of a table")
-    output: str = required(".npz to write")
-    mapping: str = option("", "of a table: a preset, or a .toml file that names its columns")
-    pictures: str = option("", "folder that the pictures' paths begin at; the input's if empty")
-    strict: bool = option(False, "reject a record of which a part can't be used as it is")
-    region_features: str = option("", "a detector's regions, see docs/data.md")
-    backbone_folder: str = option("", "where the model's frozen eyes are, if not at their own name")
-    workers: int = option(os.cpu_count(), "processes that read; 0: none but this one")
+    dtype: Literal[*TYPES] = option("float32", "of the vectors; int8 adds a column `scale`")
 
 
 def main(flags: Flags) -> None:
     """Embeds, writes and reports."""
-    output = remote.absolute(flags.output)
-    there = remote.is_remote(output) or output.parent.is_dir()
-    if output.suffix != ".npz" or output.is_dir() or not there:
-        raise UserError(f"--output: {flags.output} is not an .npz in a folder that exists")
-    options = {"strict": flags.strict, "mapping": flags.mapping, "pictures": flags.pictures}
-    report = embed_dump(
-        from_pretrained(flags.model, flags.backbone_folder),
-        open_catalog(flags.format, flags.input, **options),
-        output,
-        region_features=flags.region_features,
-        workers=flags.workers,
-    )
-    print(report)
+    model = dump_flags.open_model(flags)
+    how = {"width": model.width, "dtype": flags.dtype}
+    job = dump_flags.job(flags, model, "vectors", how)
+    print(job.write(functools.partial(vector_table, model, dtype=flags.dtype)))
 
 
 if __name__ == "__main__":

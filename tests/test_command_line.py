@@ -12,7 +12,7 @@ from k3m_jax.settings import Settings
 from k3m_jax.settings.schema import groups_of
 from launch.cli import EXIT_USER_ERROR, run_command
 
-SHARED = ("__init__", "cli", "run_flags")
+SHARED = ("__init__", "cli", "dump_flags", "run_flags")
 COMMANDS = sorted({path.stem for path in (ROOT / "launch").glob("*.py")} - {*SHARED})
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
 KEYS = [setting.name for *_, settings in groups_of(Settings()) for setting in settings]

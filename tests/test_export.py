@@ -1,10 +1,12 @@
 """From a run to an exported folder, what the folder holds, and how it comes back."""
 
 import json
+import re
 import shutil
 
 import jax
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT
 from exported import every_pattern, export, tiny_folder, tiny_model, tiny_params, write_run
@@ -17,6 +19,7 @@ from k3m_jax.evaluation.report import Report, Row, Score
 from k3m_jax.model.network import flat
 from k3m_jax.pretrained.weights_file import read_weights
 from k3m_jax.serving import from_pretrained
+from k3m_jax.serving.dump import vectors_of
 from k3m_jax.serving.export import export_run
 from k3m_jax.serving.product_model import CONFIG, VERSION, WEIGHTS
 from k3m_jax.settings import Data, UserError
@@ -183,7 +186,7 @@ def test_another_tokenizer_is_refused(run, tmp_path):
 
 @pytest.mark.slow
 def test_the_commands(run, tmp_path, capsys):
-    folder, output = tmp_path / "model", tmp_path / "shop.npz"
+    folder, output = tmp_path / "model", tmp_path / "vectors"
     flags = [f"--workdir={run}", f"--output={folder}", "--platforms="]
     assert run_command("launch.export", flags) == 0
     assert f"{folder / WEIGHTS}\n" in capsys.readouterr().out
@@ -195,16 +198,35 @@ def test_the_commands(run, tmp_path, capsys):
     flags = [f"--model={folder}", "--format=jsonl", f"--input={dump}", "--workers=1"]
     assert run_command("launch.embed", [*flags, f"--output={output}"]) == 0
     assert '"missing_id": 1' in capsys.readouterr().out
-    with np.load(output) as written:
-        ids = [json.loads(line)["id"] for line in (shop / "products.jsonl").open()]
-        assert written["ids"].tolist() == ids
-        assert written["vectors"].shape == (len(ids), 32)
-        vectors = dict(zip(ids, written["vectors"], strict=True))
+    written = pq.read_table(str(output))
+    products = [json.loads(line) for line in (shop / "products.jsonl").open()]
+    assert written["id"].to_pylist() == [product["id"] for product in products]
+    vectors = dict(zip(written["id"].to_pylist(), vectors_of(written), strict=True))
     # The records of the shards are those of the dump.
     records = list(open_shards(run.parent / "shards").source("train"))[:8]
-    expected = from_pretrained(folder).embed(records)
+    model = from_pretrained(folder)
+    expected = model.embed(records)
     np.testing.assert_allclose([vectors[r.id] for r in records], expected, atol=1e-5)
 
-    wrong = run_command("launch.embed", [*flags, "--output=nowhere/shop.npz"])
-    assert wrong == EXIT_USER_ERROR
-    assert "--output: nowhere/shop.npz" in capsys.readouterr().err
+    answers = [
+        "--k=2",
+        "--missing",
+        "--properties=accent color,care",
+        f"--output={tmp_path / 'new'}",
+    ]
+    assert run_command("launch.predict", [*flags, *answers]) == 0
+    rows = [json.loads(x) for file in (tmp_path / "new").glob("p*.jsonl") for x in file.open()]
+    has = {product["id"]: dict(product["triples"]) for product in products}
+    lacking = [(item, p) for item in has for p in ("accent color", "care") if p not in has[item]]
+    assert [(row["id"], row["property"]) for row in rows] == lacking
+    assert all(len(row["values"]) == 2 for row in rows)
+
+    pairs = ["--pairs=nowhere.jsonl", "--task=alignment", f"--output={tmp_path / 'pairs'}"]
+    for wrong, named in (
+        (["launch.embed", *flags, f"--output={dump}"], "--output: .*not empty"),
+        (["launch.predict", *flags, *answers, "--task=classification"], "head of the task"),
+        (["launch.predict", *flags, *pairs], "head of the task alignment"),
+        (["launch.predict", *flags, pairs[0], pairs[2]], "--pairs and --task=alignment"),
+    ):
+        assert run_command(wrong[0], wrong[1:]) == EXIT_USER_ERROR
+        assert re.search(named, capsys.readouterr().err)

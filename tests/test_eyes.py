@@ -2,9 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from etils import epath
 
 from k3m_jax.data.build.local import BuildArguments, build
 from k3m_jax.data.catalog.readers import open_catalog
@@ -13,7 +16,7 @@ from k3m_jax.modalities import pixels
 from k3m_jax.model.network import Network
 from k3m_jax.pretrained import vision
 from k3m_jax.runs.measure import open_source
-from k3m_jax.serving.dump import embed_dump
+from k3m_jax.serving.dump import job_of, vector_table, vectors_of
 from k3m_jax.serving.export import portable
 from k3m_jax.serving.product_model import ProductModel
 from k3m_jax.settings import Backbone, UserError
@@ -110,12 +113,17 @@ def test_what_is_missing_is_said_in_one_line(opened):
 
 def test_a_dump_is_looked_at_or_read(dump, tmp_path, opened):
     item, catalog = model(), open_catalog("jsonl", dump)
-    report = embed_dump(item, catalog, tmp_path / "1.npz")
+
+    def embed(name, **options):
+        job = job_of(item, catalog, epath.Path(tmp_path / name), {}, rows=4, **options)
+        report = job.write(functools.partial(vector_table, item, dtype="float32"))
+        return report, vectors_of(pq.read_table(tmp_path / name))
+
+    report, looked = embed("1")
     assert '"image": 4' in report
     assert '"bad_picture": 2' in report
     extract(Eyes(), dump, tmp_path / "regions")
-    embed_dump(item, catalog, tmp_path / "2.npz", region_features=str(tmp_path / "regions"))
-    looked, read = (np.load(tmp_path / name)["vectors"] for name in ("1.npz", "2.npz"))
+    _, read = embed("2", region_features=str(tmp_path / "regions"))
     np.testing.assert_array_equal(looked, read)
 
 

@@ -9,6 +9,7 @@ from tests.conftest import ROOT
 # From the top to the bottom: a package may import itself and those below. The annexes lie above
 # the core, so that the core never imports them.
 ANNEXES = (
+    "k3m_jax.applications",
     "k3m_jax.sweeps",
     "k3m_jax.compile_check",
     "k3m_jax.reproductions",

@@ -1,8 +1,10 @@
 """Runs and data sets in a bucket, through a stand-in for one."""
 
 import contextlib
+import functools
 import http.server
 import importlib
+import io
 import json
 import pathlib
 import shutil
@@ -10,6 +12,7 @@ import threading
 import urllib.parse
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from etils import epath
 from etils.epath import backend
@@ -25,7 +28,7 @@ from k3m_jax.model.network import flat
 from k3m_jax.pretrained.importing import import_weights
 from k3m_jax.pretrained.weights_file import WEIGHTS, read_weights
 from k3m_jax.serving import from_pretrained
-from k3m_jax.serving.dump import embed_dump
+from k3m_jax.serving.dump import job_of, vector_table, vectors_of
 from k3m_jax.settings import UserError
 from k3m_jax.training.checkpoints import Checkpoints, Meta, load_meta
 from k3m_jax.training.progress import METRICS, TIMING, MetricWriter, read_metrics
@@ -216,11 +219,14 @@ def test_a_model_is_exported_to_a_bucket_and_opened_there(bucket):
     assert all(np.array_equal(x, expected[name]) for name, x in flat(model.params).items())
     assert (epath.Path(bucket) / "model/README.md").read_text() == "# A model"
     (epath.Path(bucket) / "dump/products.jsonl").write_text('{"id": "a"}\n{}\n{"id": "b"}\n')
-    embed_dump(model, open_catalog("jsonl", f"{bucket}/dump"), epath.Path(bucket) / "shop.npz")
-    assert "missing_id" in (epath.Path(bucket) / "shop.rejects.jsonl").read_text()
-    with (epath.Path(bucket) / "shop.npz").open("rb") as file, np.load(file) as written:
-        assert written["ids"].tolist() == ["a", "b"]
-        assert written["vectors"].shape == (2, 32)
+    output, catalog = epath.Path(bucket) / "shop", open_catalog("jsonl", f"{bucket}/dump")
+    job = job_of(model, catalog, output, {}, rows=8)
+    job.write(functools.partial(vector_table, model, dtype="float32"))
+    assert "missing_id" in (output / "_part-00000.rejects.jsonl").read_text()
+    table = pq.read_table(io.BytesIO((output / "part-00000.parquet").read_bytes()))
+    assert table["id"].to_pylist() == ["a", "b"]
+    assert vectors_of(table).shape == (2, 32)
+    assert {path.name[0] for path in output.iterdir()} == {"_", "p"}
 
 
 @pytest.mark.parametrize("where", ["local", "bucket"])

@@ -103,6 +103,10 @@ class QuestionHead(TaskHead):
         values = v + self.value(v)
         return (self.property(p) * values).sum(-1), values
 
+    def score_all(self, c: Array, priors: Array, values: Array) -> Array:
+        """The same for candidates that all items share, [J] and [J, D]."""
+        return ((c + self.item(c)) @ values.T + priors) / jnp.sqrt(self.width)
+
     def score(self, c: Array, priors: Array, values: Array) -> Array:
         """Embeddings [I, D], encoded candidates [I, J], [I, J, D] -> scores [I, J]."""
         return (jnp.einsum("id,ijd->ij", c + self.item(c), values) + priors) / jnp.sqrt(self.width)

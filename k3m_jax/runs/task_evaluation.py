@@ -39,6 +39,7 @@ BATCH = 128  # examples of a step
 RATE = 1e-2  # of Adam, falling to 0 as a cosine
 
 CLEAN = Corruption()
+THRESHOLD = "threshold of the model's scores"  # a note of a report, which an export takes over
 MODEL = "model"  # among the names of trivial baselines
 Examples = Mapping[str, Any]  # of `DownstreamTask.inputs`
 Scale = Callable[[np.ndarray], np.ndarray]  # vectors [N, D] -> what the head reads
@@ -168,6 +169,8 @@ class TaskEvaluation:
         }
         if unknown := int((measured.labels == UNKNOWN).sum()):
             notes["examples of a class that training lacks, always wrong"] = unknown
+        if math.isfinite(threshold := self._thresholds.get(MODEL, math.inf)):
+            notes[THRESHOLD] = threshold
         if self.scorer.needs_threshold and measured is self.valid:
             notes["threshold"] = "chosen on these very pairs, so F1 is flattered"
         task, split = self.scorer.head.task, measured.split

@@ -3,6 +3,8 @@
     config.json                    format and version, settings, functions with their arguments
     model.safetensors              parameters under our names, float32
     tokenizer.json, …              what transformers' AutoTokenizer opens
+    head.safetensors               a fine-tuned run's head, if it is one
+    values.json                    property -> value -> training items that have it
     embed.jax_export, …            functions as artefacts of `jax.export`
     preprocess.py, preprocessing/  products to arrays without k3m_jax
     README.md                      the model card
@@ -28,17 +30,28 @@ from k3m_jax import modalities, objectives, settings
 from k3m_jax.data.input.tokenizer import Tokenizer
 from k3m_jax.data.store import remote
 from k3m_jax.data.store.shards import BuildInfo, open_shards
+from k3m_jax.data.store.value_vocabulary import ValueVocabulary
 from k3m_jax.evaluation.report import markdown_table, markdown_text
 from k3m_jax.modalities.base import Array
 from k3m_jax.model.network import Network, Params, nested
 from k3m_jax.parallel.mesh import make_mesh
 from k3m_jax.pretrained.weights_file import WEIGHTS, write_weights
-from k3m_jax.serving import preprocess
-from k3m_jax.serving.product_model import CONFIG, TOKENIZER, VERSION, config_digest, functions
+from k3m_jax.runs.task_evaluation import THRESHOLD
+from k3m_jax.serving import answers, preprocess
+from k3m_jax.serving.answers import ExportedHead
+from k3m_jax.serving.functions import functions
+from k3m_jax.serving.product_model import (
+    CONFIG,
+    HEAD_WEIGHTS,
+    TOKENIZER,
+    VALUES,
+    VERSION,
+    config_digest,
+)
 from k3m_jax.settings import Settings, UserError
 from k3m_jax.settings.presets import PRESETS
 from k3m_jax.training.checkpoints import Meta, Which, load_meta, load_params
-from k3m_jax.training.task_network import network_of, split_params
+from k3m_jax.training.task_network import HEAD, Head, network_of, split_params
 
 PACKAGE = "preprocessing"  # of the modalities' files in a folder
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -73,17 +86,25 @@ def export_run(
     if words.fingerprint != meta.vocabulary:
         raise UserError(f"--tokenizer: another vocabulary than that of the run in {workdir}")
     params, step = load_params(workdir, which, network_of(chosen), make_mesh(settings.Mesh(data=1)))
-    if chosen.task.downstream:  # the model is exported without the head
-        params, _ = split_params(params)
+    head = values = None
+    paths = sorted([*workdir.glob("evaluation-*.json"), *workdir.glob("probe-*.json")])
+    found = {path.with_suffix(".md"): json.loads(path.read_text()) for path in paths}
+    found = {path: each for path, each in found.items() if each["checkpoint"] == step}
+    if chosen.task.downstream:
+        params, head_params = split_params(params)
+        notes = (each["notes"] for each in found.values() if each["kind"] == "evaluation")
+        threshold = next((x[THRESHOLD] for x in notes if THRESHOLD in x), None)
+        head = ExportedHead(chosen.task, head_params, threshold)
         chosen = dataclasses.replace(chosen, task=settings.Task())
+    if len(shard_sets) == len(meta.data):
+        values = ValueVocabulary.merge(shards.values for shards in shard_sets)
     network = Network(chosen).scanned()
     known = {each.info.fingerprint: each.info for each in shard_sets}
     origin = {"step": step, "data": [_described(x, known.get(x)) for x in meta.data]}
-    paths = sorted([*workdir.glob("evaluation-*.json"), *workdir.glob("probe-*.json")])
-    found = {path.with_suffix(".md"): json.loads(path.read_text()) for path in paths}
-    reports = [path.read_text() for path, each in found.items() if each["checkpoint"] == step]
-    card = write_card(network, meta, origin, reports, platforms)
-    write(output, network, params, words, platforms=platforms, origin=origin, card=card)
+    reports = [path.read_text() for path in found]
+    card = write_card(network, meta, origin, reports, platforms, head)
+    facts = {"platforms": platforms, "origin": origin, "card": card}
+    write(output, network, params, words, **facts, head=head, values=values)
 
 
 def write(
@@ -95,6 +116,8 @@ def write(
     platforms: Sequence[str],
     origin: Mapping[str, Any],
     card: str,
+    head: ExportedHead | None = None,
+    values: ValueVocabulary | None = None,
 ) -> None:
     """Writes the folder, local or remote; a local one appears when all is in it.
 
@@ -103,9 +126,17 @@ def write(
     """
     with remote.whole_folder(folder) as partial:
         tokenizer.save(partial)
-        for name, artefact in artefacts(network, platforms).items():
+        task = head and head.task
+        for name, artefact in artefacts(network, platforms, task).items():
             (partial / f"{name}.jax_export").write_bytes(artefact)
         seal = write_weights(partial / WEIGHTS, params, origin)
+        described = None
+        if head:
+            described = {"task": dataclasses.asdict(task), "threshold": head.threshold}
+            described["seal"] = write_weights(partial / HEAD_WEIGHTS, head.params, {})
+        if values is not None:
+            table = json.dumps(answers.known_values(values), ensure_ascii=False)
+            (partial / VALUES).write_text(table + "\n", encoding="utf-8")
         (partial / "README.md").write_text(card, encoding="utf-8")
         config = {
             "format": "k3m_jax",
@@ -115,12 +146,13 @@ def write(
             "tokenizer_sha256": hashlib.sha256((partial / TOKENIZER).read_bytes()).hexdigest(),
             "weights_seal": seal,
             "settings": dataclasses.asdict(portable(network.settings)),
+            "head": described,
             "modalities": write_preprocessing(partial, network.settings),
             "platforms": list(platforms),
             "jax": jax.__version__,
             "functions": {
                 name: jax.tree.map(Array._asdict, arguments, is_leaf=lambda x: isinstance(x, Array))
-                for name, (_, arguments) in functions(network).items()
+                for name, (_, arguments) in functions(network, task).items()
             },
         }
         config["config_sha256"] = config_digest(config)
@@ -158,7 +190,9 @@ def portable(chosen: Settings) -> Settings:
     )
 
 
-def artefacts(network: Network, platforms: Sequence[str]) -> dict[str, bytes]:
+def artefacts(
+    network: Network, platforms: Sequence[str], task: settings.Task | None = None
+) -> dict[str, bytes]:
     """The functions by name as `jax.export.deserialize` reads them; none without a platform."""
     if unknown := set(platforms) - set(PLATFORMS):
         raise UserError(f"--platforms: {min(unknown)!r} is not one of {', '.join(PLATFORMS)}")
@@ -172,11 +206,16 @@ def artefacts(network: Network, platforms: Sequence[str]) -> dict[str, bytes]:
     before = jax.config.jax_traceback_in_locations_limit
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
-        for name, (function, arguments) in functions(network).items() if platforms else ():
+        own = functions(network)
+        for name, (function, arguments) in functions(network, task).items() if platforms else ():
             jitted = jax.jit(lambda weights, *rest, f=function: f(nested(weights), *rest))
             lower = export.export(jitted, platforms=tuple(platforms))
             shapes = jax.tree.map(abstract, arguments, is_leaf=lambda x: isinstance(x, Array))
-            found[name] = bytes(lower(network.abstract_params(), *shapes).serialize())
+            weights = network.abstract_params()
+            if name not in own:
+                head = Head(task, network.settings.model.text.width).abstract_params()
+                weights |= {f"{HEAD}/{part}": x for part, x in head.items()}
+            found[name] = bytes(lower(weights, *shapes).serialize())
     finally:
         jax.config.update("jax_traceback_in_locations_limit", before)
     return found
@@ -188,6 +227,7 @@ def write_card(
     origin: Mapping[str, Any],
     reports: Sequence[str],
     platforms: Sequence[str],
+    head: ExportedHead | None = None,
 ) -> str:
     """The card of a run's model, Markdown; `origin` is what `export_run` says of it."""
     s = network.settings
@@ -211,6 +251,9 @@ def write_card(
     card = pathlib.Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
     if "link_scores" not in arguments:
         card = card.partition("\n`link_scores(")[0]
+    if head:
+        described = f"{answers.CARDS[head.task.name]}\n## Without k3m_jax"
+        card = card.replace("## Without k3m_jax", described)
     if not platforms:
         card = card.partition("\n## Without k3m_jax")[0]
     return card.format(

@@ -1,13 +1,14 @@
 """A pretrained model as a library call: products to records, and records to vectors."""
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import itertools
 import json
 import types
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,86 +17,81 @@ from etils import epath
 
 from k3m_jax import modalities
 from k3m_jax.data.catalog.region_features import make_regions, region_limit
-from k3m_jax.data.input.batch import Batch, BatchLayout, ExampleBuilder
+from k3m_jax.data.input.batch import BatchLayout, ExampleBuilder
 from k3m_jax.data.input.tokenizer import Tokenizer
 from k3m_jax.data.records import ALLOWED_REPAIRS, ItemView, Product, Record
+from k3m_jax.data.store.value_vocabulary import ValueVocabulary
 from k3m_jax.modalities import pixels
-from k3m_jax.modalities.base import Array, InvalidRecordError
-from k3m_jax.modalities.knowledge import CANDIDATE_ARRAYS, CandidateTexts
+from k3m_jax.modalities.base import InvalidRecordError
+from k3m_jax.modalities.knowledge import CandidateTexts
 from k3m_jax.modalities.picture import Picture
-from k3m_jax.model.network import Network, Params
-from k3m_jax.objectives.link_prediction import LinkPrediction, energy
+from k3m_jax.model.network import Network, Params, flat
+from k3m_jax.parallel.mesh import make_mesh
+from k3m_jax.parallel.shardings import batch_sharding, replicated
 from k3m_jax.pretrained.vision import VisionBackbone, open_identical
 from k3m_jax.pretrained.weights_file import WEIGHTS, fit, read_weights
-from k3m_jax.settings import Settings, UserError
-from k3m_jax.settings.presets import PRESETS
+from k3m_jax.serving import answers
+from k3m_jax.serving.answers import ExportedHead
+from k3m_jax.serving.functions import functions
+from k3m_jax.settings import Mesh, Settings, UserError
+from k3m_jax.training.task_network import HEAD, Head
 
 VERSION = 2  # of the format of an exported folder, see `export`
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+HEAD_WEIGHTS, VALUES = "head.safetensors", "values.json"
 # Rows computed at a time: calls are cut and filled up to these, so that a model compiles few times.
 ROWS = (1, 8, 64)
 
 
-def embed(network: Network, params: Params, products: Batch) -> jax.Array:
-    """Products, `BatchLayout.products` of B rows -> their embeddings c* [B, D], float32."""
-    if network.rows_independent:
-        return network.embed(params, products)
-    # As if each were the only row, a product has one embedding, in whatever row.
-    alone = jax.tree.map(lambda x: x[:, None], products)
-    return jax.vmap(functools.partial(network.embed, params))(alone)[:, 0]
-
-
-def link_scores(
-    network: Network, params: Params, embeddings: jax.Array, triples: Mapping[str, jax.Array]
-) -> jax.Array:
-    """How well each triple fits each product: the negated energy `−‖c* + p − v‖`, high is likely.
-
-    Embeddings c* [B, D] and Q texts, the arrays of `CandidateTexts` by name -> [B, Q], float32.
-    """
-    p, v = network.encode_candidates(params, triples)
-    return -energy(embeddings[:, None], p, v, network.settings.objectives.lpm.norm)
-
-
-def functions(network: Network) -> dict[str, tuple[Callable[..., jax.Array], tuple[Any, ...]]]:
-    """The functions (params, *arguments) of a model by name, each with its arguments.
-
-    An argument is an `Array`, its rows B or Q included, or a dict of them.
-    """
-
-    def rows(letter: str, array: Array, shape: tuple[int, ...]) -> Array:
-        return Array((letter, *shape), np.dtype(array.dtype).name, array.meaning)
-
-    s = network.settings
-    products = {n: rows("B", a, a.shape) for n, a in BatchLayout.for_inference(s).products.items()}
-    found = {"embed": (functools.partial(embed, network), (products,))}
-    if LinkPrediction.name in PRESETS[s.model.preset].objectives:  # it learned to score triples
-        embeddings = Array(("B", s.model.text.width), "float32", "what `embed` returns")
-        texts, triples = LinkPrediction.from_settings(s).arrays, {}
-        for name in CANDIDATE_ARRAYS:
-            array = texts[f"link_{name}"]
-            triples[name] = rows("Q", array, array.shape[1:])  # instead of an item's J
-        found["link_scores"] = functools.partial(link_scores, network), (embeddings, triples)
-    return found
-
-
 class ProductModel:
-    """A pretrained K3M, see `from_pretrained`: `network`, `params`, `tokenizer` and `width`, D."""
+    """A pretrained K3M, see `from_pretrained`: `network`, `params`, `tokenizer` and `width`, D.
+
+    `head` is that of a fine-tuned run, and `values` are all values of each property that it knows;
+    None where the model was exported without.
+    """
 
     def __init__(
-        self, network: Network, params: Params, tokenizer: Tokenizer, backbone_folder: str = ""
+        self,
+        network: Network,
+        params: Params,
+        tokenizer: Tokenizer,
+        backbone_folder: str = "",
+        *,
+        head: ExportedHead | None = None,
+        values: ValueVocabulary | None = None,
+        devices: Sequence[jax.Device] | None = None,
     ):
-        """Places `params` on the default device; functions are compiled at their first use.
+        """Places `params` on `devices`, over which rows are split; None is the default one alone.
 
-        `backbone_folder` is where the frozen model of its regions is, if not at its own name.
+        Functions are compiled at their first use. `backbone_folder` is where the frozen model of
+        its regions is, if not at its own name.
         """
         self._backbone_folder = backbone_folder
         settings = network.settings
-        self.network, self.tokenizer = network, tokenizer
-        self.params, self.width = jax.device_put(params), settings.model.text.width
-        self._functions = {name: jax.jit(each) for name, (each, _) in functions(network).items()}
+        self.network, self.tokenizer, self.width = network, tokenizer, settings.model.text.width
+        self.head, self.values = head, values
+        self._mesh = make_mesh(Mesh(data=-1), devices or jax.local_devices()[:1])
+        self.params = jax.device_put(params, replicated(self._mesh))
+        self.head_params = jax.device_put(head.params, replicated(self._mesh)) if head else {}
+        found = functions(network, head and head.task)
+        self._functions = {name: jax.jit(each) for name, (each, _) in found.items()}
         self._image = settings.image
         self._layout = BatchLayout.for_inference(settings)
         self._build = ExampleBuilder(self._layout, tokenizer, strict=True)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of settings and parameters."""
+        digest = hashlib.blake2b(self.network.settings.to_json().encode(), digest_size=16)
+        digest.update(json.dumps(self.head and dataclasses.asdict(self.head.task)).encode())
+        for name, x in sorted(flat({**self.params, HEAD: self.head_params}).items()):
+            digest.update(name.encode() + np.ascontiguousarray(x).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def scores_links(self) -> bool:
+        """Whether it was trained to score single triples."""
+        return "link_scores" in self._functions
 
     def record(
         self,
@@ -171,14 +167,78 @@ class ProductModel:
     def embed_parts(self, records: Iterable[Record]) -> Iterator[np.ndarray]:
         """The same of more products than memory holds, part by part, `records` read as needed."""
         records, first, running = iter(records), 0, None
-        while (part := list(itertools.islice(records, ROWS[-1]))) or running:
+        size, sharding = self.rows(ROWS[-1]), batch_sharding(self._mesh)
+        while (part := list(itertools.islice(records, size))) or running:
             previous, running = running, None
             if part:  # the device computes it while the next is prepared
-                arrays = self.arrays(part, _rows(len(part)), first)
+                arrays = self.arrays(part, self.rows(len(part)), first)
+                arrays = jax.device_put(arrays, sharding)
                 running = self._functions["embed"](self.params, arrays), len(part)
             if previous:
                 yield np.asarray(previous[0])[: previous[1]]
             first += len(part)
+
+    def rows(self, count: int) -> int:
+        """How many rows are computed for `count`, no more than the most at a time."""
+        devices = self._mesh.size
+        return next(rows * devices for rows in ROWS if rows * devices >= count or rows == ROWS[-1])
+
+    def classify(self, records: Iterable[Record], k: int = 1) -> list[answers.Scored]:
+        """The k most probable classes of each product, with their probabilities, best first.
+
+        By the head of a run that was fine-tuned for classification, from what its task shows of a
+        product; UserError without one.
+        """
+        names = self.require_head("classification").task.classes
+        parts = answers.class_probabilities(self, records)
+        return [answers.best(names, row, k) for part in parts for row in part]
+
+    def complete(self, record: Record, property: str, k: int = 5) -> answers.Scored:
+        """The k best of all known values of a property for a product, with scores, best first.
+
+        The product is shown without its triples of the property. Raises UserError for a property
+        that has no values, or where the model has nothing to rank them by.
+        """
+        view = self.completion.view(record, property)
+        names, scores = self.completion.scores(self.embed([view]), property)
+        return answers.best(names, scores[0], k)
+
+    def same_product(self, pairs: Sequence[tuple[Record, Record]]) -> np.ndarray:
+        """The probability that the items of each pair are one product, float32 [N].
+
+        By the head of a run that was fine-tuned for alignment, which shows of the first and of the
+        second item what its task does; UserError without one.
+        """
+        task, sides = self.require_head("alignment").task, ("first", "second")
+        views = [
+            [answers.as_shown(task, pair[i], (), s) for pair in pairs] for i, s in enumerate(sides)
+        ]
+        logits = answers.pair_logits(self, *map(self.embed, views))
+        return np.exp(-np.logaddexp(0, -logits))
+
+    @functools.cached_property
+    def completion(self) -> answers.Completion:
+        """What ranks the values of properties; raises UserError where nothing can."""
+        return answers.Completion(self)
+
+    def require_head(self, task: str) -> ExportedHead:
+        """The head; raises UserError where the model has none, or that of another task."""
+        if not self.head or self.head.task.name != task:
+            found = f"one of {self.head.task.name}" if self.head else "none"
+            hint = f"export a run that was fine-tuned for it (configs/finetune_{task}.py)"
+            raise UserError(
+                f"a head of the task {task} is needed, and the model has {found}: {hint}"
+            )
+        return self.head
+
+    def call(self, name: str, *embeddings: np.ndarray) -> np.ndarray:
+        """The function `name` of the head, of embeddings [N, D] alone."""
+        params, found = {**self.params, HEAD: self.head_params}, []
+        for start in range(0, len(embeddings[0]), size := self.rows(ROWS[-1])):
+            parts = [x[start : start + size] for x in embeddings]
+            filled = (_filled(part, self.rows(len(part))) for part in parts)
+            found.append(np.asarray(self._functions[name](params, *filled))[: len(parts[0])])
+        return np.concatenate(found) if found else np.zeros(0, np.float32)
 
     def link_scores(self, embeddings: np.ndarray, triples: Sequence[tuple[str, str]]) -> np.ndarray:
         """How well each (property, value) fits each product: `−‖c* + p − v‖`, high is likely.
@@ -203,8 +263,10 @@ class ProductModel:
         starts = (range(0, size, ROWS[-1]) for size in scores.shape)
         for n, q in itertools.product(*starts):
             part = scores[n : n + ROWS[-1], q : q + ROWS[-1]]
-            candidates = {name: _filled(array[q : q + ROWS[-1]]) for name, array in texts.items()}
-            products = _filled(embeddings[n : n + ROWS[-1]])
+            texts_part = {name: array[q : q + ROWS[-1]] for name, array in texts.items()}
+            candidates = {name: _filled(x, _rows(len(x))) for name, x in texts_part.items()}
+            products = embeddings[n : n + ROWS[-1]]
+            products = _filled(products, _rows(len(products)))
             found = self._functions["link_scores"](self.params, products, candidates)
             part[...] = np.asarray(found)[: part.shape[0], : part.shape[1]]
         return scores
@@ -224,11 +286,17 @@ class ProductModel:
         return found or Picture()
 
 
-def from_pretrained(folder: epath.PathLike, backbone_folder: str = "") -> ProductModel:
+def from_pretrained(
+    folder: epath.PathLike,
+    backbone_folder: str = "",
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> ProductModel:
     """Opens a folder, local or remote, that `python -m launch.export` wrote.
 
-    `backbone_folder` is where the frozen model of its regions is, if not at its own name. Raises
-    UserError: there is none, of a newer format, or something in it is missing or changed.
+    `backbone_folder` is where the frozen model of its regions is, if not at its own name. Rows are
+    split over `devices`; None is the default one alone. Raises UserError: there is no such folder,
+    it is of a newer format, or something in it is missing or changed.
     """
     folder = epath.Path(folder)
     path, tokenizer, weights = (folder / name for name in (CONFIG, TOKENIZER, WEIGHTS))
@@ -249,7 +317,19 @@ def from_pretrained(folder: epath.PathLike, backbone_folder: str = "") -> Produc
         raise UserError(f"{tokenizer} is not the one that was exported: export the model again")
     network = Network(Settings.from_config(chosen))
     params = fit(read_weights(weights, config.get("weights_seal"))[0], network, weights)
-    return ProductModel(network, params, Tokenizer.load(folder), backbone_folder)
+    head = values = None
+    if described := config.get("head"):
+        task = Settings.from_config({**chosen, "task": described["task"]}).task
+        shapes = Head(task, network.settings.model.text.width)
+        read = read_weights(folder / HEAD_WEIGHTS, described["seal"])[0]
+        head_params = fit(read, shapes, folder / HEAD_WEIGHTS)
+        head = ExportedHead(task, head_params, described["threshold"])
+    if (folder / VALUES).exists():
+        table = json.loads((folder / VALUES).read_text(encoding="utf-8"))
+        values = ValueVocabulary.merge([table])
+    words = Tokenizer.load(folder)
+    own = {"head": head, "values": values, "devices": devices}
+    return ProductModel(network, params, words, backbone_folder, **own)
 
 
 def config_digest(config: Mapping[str, Any]) -> str:
@@ -262,7 +342,6 @@ def _rows(count: int) -> int:
     return next(rows for rows in ROWS if rows >= count)
 
 
-def _filled(array: np.ndarray) -> np.ndarray:
-    """At most the largest of `ROWS` rows, filled up with zeros to one of them."""
-    padding = _rows(len(array)) - len(array)
-    return np.pad(array, [(0, padding), *[(0, 0)] * (array.ndim - 1)])
+def _filled(array: np.ndarray, rows: int) -> np.ndarray:
+    """Filled up with zeros to so many rows."""
+    return np.pad(array, [(0, rows - len(array)), *[(0, 0)] * (array.ndim - 1)])

@@ -44,7 +44,7 @@ class Classification(base.DownstreamTask):
     def examples(
         cls, task: Task, shards: ShardSet, split: str, vocabulary: ValueVocabulary
     ) -> base.Examples:
-        hidden = {normalised(task.label)} if task.label != CATEGORY else ()
+        hidden = hidden_properties(task)
         ids = {name: number for number, name in enumerate(task.classes)}
         for index, record in enumerate(shards.facts(split)):
             if reason := base.why_left_out(task, record):
@@ -99,6 +99,11 @@ class Classification(base.DownstreamTask):
         by_picture, found = majority.copy(), np.flatnonzero(near >= 0)
         by_picture[found, labels[near[found]]] += 1
         return majority, np.stack(list(map(bayes, measured.words))), by_picture
+
+
+def hidden_properties(task: Task) -> frozenset[str]:
+    """What an item must not show, in addition to the task's own: the label, if a property."""
+    return frozenset() if task.label == CATEGORY else frozenset({normalised(task.label)})
 
 
 def _label_of(task: Task, record: Record) -> str:

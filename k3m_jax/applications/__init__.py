@@ -1,0 +1,1 @@
+"""Programs built on exported models: neighbours and duplicates, a gallery, an HTTP service."""
