@@ -137,7 +137,9 @@ def test_pairs_are_those_that_the_evaluation_counts(given, opened):
     threshold = evaluation._thresholds[MODEL]
     assert model.head.threshold == pytest.approx(threshold)
     limit = 1 / (1 + np.exp(-threshold))
-    assert ((probabilities >= limit) == (scores >= threshold)).all()
+    clear = np.abs(scores - threshold) > 1e-4  # a threshold may be a score itself
+    assert clear.sum() >= len(scores) - 2
+    assert ((probabilities >= limit) == (scores >= threshold))[clear].all()
 
     # The folder alone: the head's artefact, with the weights of both files.
     weights = load_file(folder / "model.safetensors")
