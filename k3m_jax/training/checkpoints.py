@@ -228,10 +228,12 @@ def open_checkpoint(
             with _damage(folder / str(step), "repair it"):
                 yield manager, step
         except DamagedError as error:
-            others = f"name another, --checkpoint={steps}" if len(steps) > 1 else "it has no other"
-            raise UserError(
-                f"checkpoint {step} of {folder} is damaged ({error}): {others}"
-            ) from error
+            others = [each for each in steps if each != step]
+            hint = (
+                f"name another, of {others}, with --checkpoint" if others else "there is no other"
+            )
+            damaged = f"checkpoint {step} of {folder} is damaged ({error})"
+            raise UserError(f"{damaged}: {hint}") from error
 
 
 def read_arrays(manager: ocp.CheckpointManager, step: int, abstract_state: State) -> Any:
