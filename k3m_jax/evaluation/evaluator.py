@@ -188,7 +188,8 @@ class Evaluator:
         run = self._network.settings
         # A run of as many steps as the sample needs, so that none are read ahead of it in vain.
         steps = min(-(-BASELINE_ITEMS // run.training.batch), run.training.steps)
-        data, packing = dataclasses.replace(run.data, workers=0), Packing(texts=False)
+        data = dataclasses.replace(run.data, workers=0, siblings=False)
+        packing = Packing(texts=False)
         training = dataclasses.replace(run.training, steps=steps)
         run = dataclasses.replace(run, data=data, training=training, packing=packing)
         return train_batches(run, self._trained_on)
