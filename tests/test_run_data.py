@@ -56,8 +56,8 @@ def test_a_folder_is_built_once_as_the_runs_own_data_are(own, tmp_path):
 def test_of_two_processes_that_build_one_folder_the_second_opens_what_the_first_has(
     own, tmp_path, monkeypatch
 ):
-    def overtaken(arguments):
-        build(arguments)
+    def overtaken(arguments, **how):
+        build(arguments, **how)
         raise FileExistsError(arguments.folder)
 
     monkeypatch.setattr("k3m_jax.runs.measure.build", overtaken)

@@ -60,6 +60,7 @@ def evaluate(scorer, valid, test):
         measured=test,
         train_corruption=CLEAN,
         trivial_baselines=True,
+        classical=False,
         notes={},
     )
     return evaluation.report(CLEAN)
