@@ -10,6 +10,7 @@ from tests.conftest import ROOT
 # the core, so that the core never imports them.
 ANNEXES = (
     "k3m_jax.applications",
+    "k3m_jax.benchmarks",
     "k3m_jax.sweeps",
     "k3m_jax.compile_check",
     "k3m_jax.reproductions",

@@ -1,0 +1,1 @@
+"""How fast this library is on a machine: steps and input."""
