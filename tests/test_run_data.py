@@ -9,7 +9,7 @@ from k3m_jax.data.build.local import BuildArguments, build
 from k3m_jax.data.input.pipeline import open_inputs
 from k3m_jax.data.store.value_vocabulary import ValueVocabulary
 from k3m_jax.evaluation.report import ExternalDataInfo
-from k3m_jax.runs.measure import measure_run, open_source, relocate_data
+from k3m_jax.runs.measure import elsewhere, measure_run, open_source, relocate_data
 from k3m_jax.settings import Corruption, Settings, Task, UserError
 from k3m_jax.synthetic_shop.catalogue import make_catalogue
 from k3m_jax.tasks.alignment import Alignment
@@ -171,14 +171,19 @@ def test_missing_data_are_reported_with_what_to_do(folder, tmp_path, sources):
         (tmp_path / "first").rename(folder / "first")
 
 
-def test_a_pretrained_run_is_not_measured_on_products_held_out_alone(folder, tmp_path):
-    settings, meta = a_run(folder, "first")
-    lines = (folder / "of-second" / "products.jsonl").read_text().splitlines()
-    held_out = tmp_path / "held-out"
-    held_out.mkdir()
-    (held_out / "images").symlink_to(folder / "of-second" / "images")
-    kept = [line for line in lines if '"split": "test"' in line]
-    assert 0 < len(kept) < len(lines)
-    (held_out / "products.jsonl").write_text("\n".join(kept))
-    with pytest.raises(UserError, match=r"--sources=.*held-out: no items of a split 'train'"):
-        measure(settings, meta, tmp_path, [str(held_out)])
+def test_without_a_training_split_baselines_are_counted_over_the_runs_own():
+    own = made.inputs(made.memory_shards(made.products(8)))
+    both = made.memory_shards(made.products(6, first=20), made.products(4, first=30))
+    alone = made.memory_shards([], made.products(4, first=40))
+    measured, training = elsewhere(own, [both], "train")
+    assert measured is training
+    assert measured.shard_sets == [both]
+    measured, training = elsewhere(own, [alone], "train")
+    assert measured.shard_sets == [alone]
+    assert training.shard_sets == own.shard_sets
+    # Frequencies are those of training; the values of the others can be ranked too.
+    assert measured.vocabulary is training.vocabulary
+    pairs = dict(zip(training.vocabulary.pairs, training.vocabulary.counts, strict=True))
+    before = dict(zip(own.vocabulary.pairs, own.vocabulary.counts, strict=True))
+    assert {pair for item in alone.source("valid") for pair in item.triples} <= set(pairs)
+    assert {pair: pairs[pair] for pair in before} == before

@@ -63,7 +63,7 @@ def measure_run(
     pretraining, training = not (probes or settings.task.downstream), inputs
     if pretraining and held_out:
         settings = _with_data(settings, weights=())
-        inputs, training = _elsewhere(inputs, held_out, settings.data.train_split)
+        inputs, training = elsewhere(inputs, held_out, settings.data.train_split)
     settings = inputs.resolve(settings)
     mesh, network = make_mesh(settings.mesh), network_of(settings)
     params, step = load_params(workdir, which, network, mesh)
@@ -95,12 +95,12 @@ def measure_run(
             yield dataclasses.replace(report, task=name, external=external)
 
 
-def _elsewhere(own: Inputs, held_out: Sequence[ShardSet], train: str) -> tuple[Inputs, Inputs]:
+def elsewhere(own: Inputs, held_out: Sequence[ShardSet], train: str) -> tuple[Inputs, Inputs]:
     """What a pretrained run is measured on, and what its constant prediction is counted over.
 
     That is the training split of these data sets too, or the run's own where they have none.
     """
-    if any(train in shards.info.products for shards in held_out):
+    if any(shards.info.products.get(train) for shards in held_out):
         inputs = own._replace(
             shard_sets=held_out, vocabulary=ValueVocabulary.merge(s.values for s in held_out)
         )

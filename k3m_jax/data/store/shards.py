@@ -275,7 +275,9 @@ class ShardSet:
             absent = {name: modality.empty for name, modality in REGISTRY.items()}
             self._facts[split] = [
                 dataclasses.replace(item, contents={**absent, "knowledge": item.triples})
-                for item in tqdm(self.source(split), f"facts of {split}", unit=" items")
+                for item in tqdm(
+                    self.source(split), f"facts of {split}", unit=" items", leave=False
+                )
             ]
         return self._facts[split]
 
