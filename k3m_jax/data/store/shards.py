@@ -9,19 +9,19 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, SupportsIndex
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 from etils import epath
 from tensorflow_datasets.core import writer
 from tqdm import tqdm
 
 from k3m_jax.data.records import Record
-from k3m_jax.data.store import disk, integrity, remote
+from k3m_jax.data.store import integrity, remote
 from k3m_jax.data.store.codebook import Codebook
 from k3m_jax.data.store.pairs import Pair, stored_pairs, stored_views
+from k3m_jax.data.store.source import IDENTITY, UNREADABLE, ProductSource
 from k3m_jax.modalities import REGISTRY
 from k3m_jax.modalities.base import Feature
 from k3m_jax.modalities.picture import Layout
@@ -34,8 +34,6 @@ CODEBOOK, TOKENIZER = "codebook.npz", "tokenizer"
 PRODUCTS = "products.npz"  # by split, `product_hash` of each item
 DATASET_INFO, FEATURES = "dataset_info.json", "features.json"  # of TFDS
 OF_TFDS = (DATASET_INFO, FEATURES)  # written once all else is there
-IDENTITY = ("id", "product", "category", "source")  # of an item, next to its modalities
-UNREADABLE = 100  # records of a split that are left out, by default, before a run ends
 FILE_BYTES = 32 << 20  # of one file of shards, where the number of files is not given
 
 
@@ -165,66 +163,6 @@ def _tfds_feature(feature: Feature) -> Any:
         return tfds.features.Tensor(shape=feature.shape, dtype=np.object_)
     encoding = "bytes" if feature.dtype is np.float16 else "none"  # else stored as float32
     return tfds.features.Tensor(shape=feature.shape, dtype=feature.dtype, encoding=encoding)
-
-
-class ProductSource:
-    """Random access to the items of one split, in the order they are stored; pickles.
-
-    An item that can't be read is one that lacks everything, named in a warning, so that one damaged
-    record does not end every run at the same step.
-    """
-
-    def __init__(self, source: Any, name: str, layout: Layout, unreadable: int = UNREADABLE):
-        """`source` gives TFDS examples, `name` the data; `unreadable` items may be so."""
-        self._source, self._name, self._layout = source, name, layout
-        self._modalities = dict(REGISTRY)  # a new process knows the library's own alone
-        self._limit, self._unreadable = unreadable, set[int]()  # of this process
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: SupportsIndex) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(f"item {index} of {len(self)} in {self}")  # ends a for loop
-        try:
-            return self._read(index)
-        except Exception as error:  # ArrayRecord and TFDS raise nearly anything
-            if disk.disk_failure(error):
-                raise
-            self._bear(int(index), error)
-            contents = {name: each.empty for name, each in self._modalities.items()}
-            return Record(f"unreadable-{index}", f"unreadable-{index}", "", "", contents)
-
-    def _bear(self, index: int, error: Exception) -> None:
-        """Counts and names an unreadable item; raises UserError where there are too many."""
-        if index in self._unreadable:
-            return
-        self._unreadable.add(index)
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        named = f"item {index} of {self} can't be read ({reason})"
-        if (count := len(self._unreadable)) > self._limit:
-            limit = f"{count} such items are more than data.unreadable {self._limit}"
-            raise UserError(f"{named}: {limit}: {integrity.HINT}") from error
-        logging.warning("%s: left out, %d of at most %d", named, count, self._limit)
-
-    def _read(self, index: SupportsIndex) -> Record:
-        example, contents = self._source[index], {}
-        for name, modality in self._modalities.items():
-            contents[name] = modality.empty
-            features = modality.features(self._layout)
-            if features.keys() <= example.keys():  # else stored before there was such a modality
-                stored = {key: _decoded(feature, example[key]) for key, feature in features.items()}
-                contents[name] = modality.from_features(stored)
-        return Record(*(example[name].decode() for name in IDENTITY), contents)
-
-    def __repr__(self) -> str:  # by it grain recognises a source when it restores an iterator
-        return f"ProductSource({self._name})"
-
-
-def _decoded(feature: Feature, value: Any) -> Any:
-    if feature.dtype is not str:
-        return value
-    return [text.decode() for text in value] if feature.shape else value.decode()
 
 
 @dataclasses.dataclass(frozen=True)
