@@ -166,7 +166,7 @@ def test_a_probe_writes_a_table_for_each_setting(run, command):
     assert "title naive Bayes" in done.stdout
     done = command("probe", f"--workdir={run}", "--task=pretraining")
     assert done.returncode == EXIT_USER_ERROR
-    assert "--task[0]: 'pretraining' is not one of 'classification', 'alignment', " in done.stderr
+    assert "--task: 'pretraining' is not one of 'classification', 'alignment', " in done.stderr
 
 
 def test_fine_tuning_costs_what_its_pretrained_model_costs(run, command, tmp_path):
