@@ -189,7 +189,8 @@ def test_the_loss_is_that_of_a_literal_loop(resolved):
     assert sums["view_accuracy"].total == right
 
 
-@pytest.mark.parametrize("mesh", [(2, 4, 1), pytest.param((8, 1, 1), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [(2, 4, 1), (8, 1, 1)])
 def test_negatives_are_global_over_the_mesh(given, resolved, mesh):
     metrics = []
     for shape in ((1, 1, 1), mesh):

@@ -105,7 +105,6 @@ def test_clients_at_the_same_time_get_their_own_answers(address, model):
         ("embed", b"[]", 400, "not an object"),
         ("embed", {}, 400, "products is missing"),
         ("embed", {"products": [PRODUCT, 3]}, 400, r"products[1] is no object"),
-        ("embed", {"products": [{"title": 3}]}, 400, "products[0]"),
         ("embed", {"products": [{"titel": "x"}]}, 400, "unknown key 'titel'"),
         ("embed", {"products": [{"self": "x"}]}, 400, "products[0]"),
         ("embed", {"products": [{"picture": "%"}]}, 400, "products[0]: picture is no base64"),
