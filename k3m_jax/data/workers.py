@@ -25,7 +25,10 @@ def ordered_map(function: Callable, inputs: Iterable, workers: int) -> Iterator:
     are taken. A worker that dies raises BrokenProcessPool instead of waiting for ever.
     """
     if not workers:
-        yield from map(function, inputs)
+        # Products of one picture's patches are small: where cores are shared, BLAS threads that
+        # spin for each other have made a build a hundred times slower.
+        with threadpoolctl.threadpool_limits(1):
+            yield from map(function, inputs)
         return
     # Spawned, not forked: the parent has threads (the array record writer's, jax's under grain).
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _install, (function,))
