@@ -1,4 +1,4 @@
-"""Stability: complete and spoilt vectors of held-out items, against a literal loop."""
+"""Stability: complete and corrupted vectors of held-out items, against a literal loop."""
 
 import dataclasses
 import functools
@@ -21,14 +21,14 @@ from tests.products import NO_PICTURE, having, inputs, memory_shards, products, 
 ALL = tuple(modalities.REGISTRY)
 
 
-def compare(complete, spoilt, items, products):
-    return stability.compare(functools.partial(dot, spoilt, complete), items, products)
+def compare(complete, corrupted, items, products):
+    return stability.compare(functools.partial(dot, corrupted, complete), items, products)
 
 
-def literal(complete, spoilt, items, products):
+def literal(complete, corrupted, items, products):
     """Cosine, and the expected share of orders of tied items in which it is found, by counting."""
     found = []
-    for vector, own in zip(spoilt, items, strict=True):
+    for vector, own in zip(corrupted, items, strict=True):
         cosines = [float(vector @ other) for other in complete]
         row = {"cosine": cosines[own]}
         others = [i for i in range(len(complete)) if i != own and products[i] == products[own]]
@@ -58,13 +58,13 @@ def test_equals_a_literal_loop(ties):
     rng = np.random.default_rng(0)
     complete = unit(rng.integers(0, 2, (24, 4)) if ties else rng.normal(size=(24, 5)))
     items = np.array([0, 3, 4, 9, 11, 23])
-    spoilt = unit(complete[items] + (0 if ties else rng.normal(size=(6, 5))))
+    corrupted = unit(complete[items] + (0 if ties else rng.normal(size=(6, 5))))
     products = np.array([*range(8), *range(8), *range(8)])
     products[23] = 99  # without another item
-    found = compare(complete, spoilt, items, products)
+    found = compare(complete, corrupted, items, products)
     # Of 4,000 drawn orders: 4 standard deviations of a share.
     tolerance = 4 * 0.5 / 4000**0.5 if ties else 1e-9
-    for item, row in zip(items, literal(complete, spoilt, items, products), strict=True):
+    for item, row in zip(items, literal(complete, corrupted, items, products), strict=True):
         for name, expected in row.items():
             weight = 0 if expected is None else 1
             assert found[name].weight[item] == weight, name
@@ -74,11 +74,11 @@ def test_equals_a_literal_loop(ties):
 
 def test_blocks_do_not_matter(monkeypatch):
     rng = np.random.default_rng(1)
-    complete, spoilt = unit(rng.normal(size=(40, 6))), unit(rng.normal(size=(40, 6)))
+    complete, corrupted = unit(rng.normal(size=(40, 6))), unit(rng.normal(size=(40, 6)))
     items, products = np.arange(40), np.arange(40) // 2
-    whole = compare(complete, spoilt, items, products)
+    whole = compare(complete, corrupted, items, products)
     monkeypatch.setattr(stability, "BLOCK", 7)
-    for name, metric in compare(complete, spoilt, items, products).items():
+    for name, metric in compare(complete, corrupted, items, products).items():
         np.testing.assert_allclose(metric.total, whole[name].total, atol=1e-12)
 
 

@@ -1,8 +1,8 @@
 """Stability: does an item's vector stay near itself when a modality is missing or wrong?
 
 N held-out items are embedded as they are and once more in each setting of `data.corruption`, with
-every item corrupted. A vector so spoilt looks for its own item's complete vector among all N, and
-for other items of its product, by cosine. Pretraining's objectives ask for nothing of the kind.
+every item corrupted. The vector of a corrupted item looks for the item's complete vector among all
+N, and for other items of its product, by cosine. Of the objectives `view` alone trains for this.
 """
 
 import functools
@@ -37,7 +37,7 @@ CLEAN = "clean"  # complete items that look for others of their product
 # Cosines that differ by less tie: equal vectors differ so much by the order in which they are
 # summed, which must not decide what is nearest.
 TOLERANCE = 1e-6
-BLOCK = 256  # spoilt vectors that are compared with all others at once
+BLOCK = 256  # corrupted vectors that are compared with all others at once
 KS = (1, 10)
 
 Metrics = dict[str, Sum]  # item by item, float64 [N] both
@@ -45,7 +45,7 @@ Vectors = Any  # of some items; for a model `unit` vectors [rows, D]
 Embed = Callable[[Sequence[Sequence[ItemView]]], Vectors]
 
 
-class SpoiltItems(Sequence):
+class CorruptedItems(Sequence):
     """Some items of a source, corrupted."""
 
     def __init__(self, source: Sequence[Record], places: Sequence[int], corrupt: Corrupter | None):
@@ -59,7 +59,7 @@ class SpoiltItems(Sequence):
         return self._corrupt(view) if self._corrupt else view
 
     def __repr__(self) -> str:  # grain tells sources apart by it
-        return f"SpoiltItems({self._source!r}, {len(self)} items)"
+        return f"CorruptedItems({self._source!r}, {len(self)} items)"
 
 
 class Sample:
@@ -97,13 +97,13 @@ class Sample:
             found[setting] = np.concatenate([np.zeros(0, np.int64), *each])
         return found
 
-    def views(self, setting: str = "") -> list[SpoiltItems]:
-        """Those kept in a setting, as it spoils them; all items as they are by default."""
+    def views(self, setting: str = "") -> list[CorruptedItems]:
+        """Those kept in a setting, as it corrupts them; all items as they are by default."""
         if not setting:
             pairs = zip(self._sources, self._counts, strict=True)
-            return [SpoiltItems(source, range(n), None) for source, n in pairs if n]
+            return [CorruptedItems(source, range(n), None) for source, n in pairs if n]
         return [
-            SpoiltItems(source, kept - first, corrupter)
+            CorruptedItems(source, kept - first, corrupter)
             for source, corrupter, first, kept in self._by_source(setting)
             if len(kept)
         ]
@@ -136,9 +136,9 @@ class Sample:
         return len(set(self.products[items[having]])) > 1
 
 
-def dot(spoilt: np.ndarray, complete: np.ndarray, rows: slice) -> np.ndarray:
+def dot(corrupted: np.ndarray, complete: np.ndarray, rows: slice) -> np.ndarray:
     """Cosines of some rows with all: of `unit` vectors [I, D] and [N, D], [rows, N]."""
-    return spoilt[rows] @ complete.T
+    return corrupted[rows] @ complete.T
 
 
 def measure(
@@ -163,8 +163,8 @@ def measure(
     for setting, items in rows.items():
         if not len(items):
             continue
-        spoilt = complete if setting == CLEAN else embed(sample.views(setting))
-        cosines_of = functools.partial(cosines, spoilt, complete)
+        corrupted = complete if setting == CLEAN else embed(sample.views(setting))
+        cosines_of = functools.partial(cosines, corrupted, complete)
         metrics = compare(cosines_of, items, sample.products)
         if setting == CLEAN:
             metrics = {name: x for name, x in metrics.items() if name.startswith("product")}
@@ -176,11 +176,11 @@ def measure(
 def compare(
     cosines_of: Callable[[slice], np.ndarray], items: np.ndarray, products: np.ndarray
 ) -> Metrics:
-    """What the spoilt vectors of some items find among the complete ones of all N.
+    """What the corrupted vectors of some items find among the complete ones of all N.
 
     Args:
-      cosines_of: gives those of some of I spoilt vectors with all N complete ones, [rows, N]; NaN
-        is far from all.
+      cosines_of: gives those of some of I corrupted vectors with all N complete ones, [rows, N];
+        NaN is far from all.
       items: [I] which of the N each is of.
       products: [N] numbers of the products.
     """

@@ -58,12 +58,12 @@ class Parts(NamedTuple):
     length: np.ndarray  # [rows] of the whole vectors
 
     @staticmethod
-    def cosines(spoilt: "Parts", complete: "Parts", rows: slice) -> np.ndarray:
+    def cosines(corrupted: "Parts", complete: "Parts", rows: slice) -> np.ndarray:
         """Of some rows with all complete ones, [rows, N]."""
-        products = spoilt.pixels[rows] @ complete.pixels.T
-        for a, b in zip(spoilt.texts, complete.texts, strict=True):
+        products = corrupted.pixels[rows] @ complete.pixels.T
+        for a, b in zip(corrupted.texts, complete.texts, strict=True):
             products += (a[rows] @ b.T).toarray()
-        return products / spoilt.length[rows, None] / complete.length
+        return products / corrupted.length[rows, None] / complete.length
 
 
 def _words(view: ItemView) -> list[str]:
